@@ -19,3 +19,7 @@ class DataError(TapernetError, ValueError):
 
 class FileError(TapernetError, OSError):
     """A file that cannot be read or written, or is not what it should be."""
+
+
+class TrainingError(TapernetError, RuntimeError):
+    """A training run that cannot go on."""

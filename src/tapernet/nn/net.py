@@ -1,9 +1,10 @@
 """The network with a dial."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tapernet.budget import to_percent
@@ -76,6 +77,13 @@ class TaperedNet(nn.Module):
         finally:
             self.budget = before
 
+    @property
+    def ranges(self) -> tuple[int, ...]:
+        """Upper percent of each range of budgets that has a profile of its own; (100,) for a single profile."""
+        group = self.groups[0]
+        assert isinstance(group, ChannelGroup)
+        return group.ranges
+
     def active_modules(self) -> Iterator[nn.Module]:
         """Every module that runs at the budget of the moment."""
         idle = {id(m) for s in self.modules() if isinstance(s, Switch) for v in s.idle() for m in v.modules()}
@@ -93,3 +101,18 @@ class TaperedNet(nn.Module):
     def profiles(self) -> list[nn.Parameter]:
         """The trainable profiles, one for each group; empty if the profile is fixed."""
         return [g.gamma for g in self.groups if g.trainable]
+
+    @torch.no_grad()
+    def order_profiles(self) -> None:
+        """Makes the trainable profiles non-increasing again after a step (TESLA paper, section 3.4)."""
+        for gamma in self.profiles():
+            gamma.copy_(gamma.cummin(0).values)
+
+
+def at(net: nn.Module, budget: float) -> AbstractContextManager[object]:
+    """`net.at(budget)`; for a network without a dial, nothing, if the budget is 1.0."""
+    if isinstance(net, TaperedNet):
+        return net.at(budget)
+    if budget != 1:
+        raise ConfigError(f"{type(net).__name__} has no dial: it runs at budget 1.0, not {budget!r}")
+    return nullcontext()

@@ -1,0 +1,144 @@
+"""The accuracy-compute curve: a network measured at every budget."""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tapernet.budget import TEN_BUDGETS, check_budgets
+from tapernet.data import ImageData
+from tapernet.errors import ConfigError, DataError
+from tapernet.files import read_json, write_json, write_text
+from tapernet.measure.accuracy import accuracies
+from tapernet.measure.latency import latencies
+from tapernet.measure.macs import count_parameters, total_macs
+from tapernet.nn.net import TaperedNet, at
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network at one budget.
+
+    Args:
+        budget: share of channels kept.
+        accuracy: share of images classified rightly.
+        macs: of one image, products with a weight.
+        paper_macs: of one image, the bias counted as the papers do.
+        parameters: numbers that the sub-network needs.
+        milliseconds: median time of one image through torch, None if it was not measured.
+    """
+
+    budget: float
+    accuracy: float
+    macs: int
+    paper_macs: int
+    parameters: int
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one network, in increasing budget.
+
+    Args:
+        name: what the curve is called in tables and legends.
+        points: one for each budget.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Accuracy averaged over the budgets, as the TESLA paper sums a curve up."""
+        return sum(p.accuracy for p in self.points) / len(self.points)
+
+    def save(self, path: str | Path) -> None:
+        """Writes .json or .csv, or a picture for any ending that matplotlib knows (.png, .svg, .pdf)."""
+        path = Path(path)
+        if path.suffix == ".json":
+            write_json(path, asdict(self))
+        elif path.suffix == ".csv":
+            text = io.StringIO()
+            writer = csv.DictWriter(text, [f.name for f in fields(Point)])
+            writer.writeheader()
+            writer.writerows(asdict(p) for p in self.points)
+            write_text(path, text.getvalue())
+        else:
+            from tapernet.measure.plot import save_figure
+
+            save_figure(self.plot(), path)
+
+    @staticmethod
+    def load(path: str | Path) -> "Curve":
+        """Reads what `save` wrote as .json; raises FileError if it is something else."""
+        from tapernet.errors import FileError
+
+        value = read_json(path)
+        try:
+            return Curve(value["name"], tuple(Point(**p) for p in value["points"]))
+        except (KeyError, TypeError) as error:
+            raise FileError(f"{path} does not hold a curve") from error
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws accuracy against MACs on a matplotlib axes (a new one by default), and returns its figure."""
+        from tapernet.measure.plot import plot_curves
+
+        return plot_curves([self], ax)
+
+    def table(self) -> Any:
+        """The points as a rich table."""
+        from rich.table import Table
+
+        table = Table(title=self.name, caption=f"mean accuracy {self.mean_accuracy:.2%}")
+        for heading in ("budget", "accuracy", "MACs", "with bias", "parameters", "ms/image"):
+            table.add_column(heading, justify="right")
+        for p in self.points:
+            ms = "" if p.milliseconds is None else f"{p.milliseconds:.3f}"
+            table.add_row(f"{p.budget:.0%}", f"{p.accuracy:.2%}", f"{p.macs:,}", f"{p.paper_macs:,}",
+                          f"{p.parameters:,}", ms)
+        return table
+
+
+def evaluate(
+    net: nn.Module,
+    data: ImageData,
+    budgets: Iterable[float] | None = None,
+    *,
+    name: str = "",
+    latency: bool = True,
+    batch_size: int = 1000,
+) -> Curve:
+    """Measures a network at every budget.
+
+    Args:
+        net: a `TaperedNet`, or any module for budget 1.0.
+        data: usually the test set; reading it here chooses nothing.
+        budgets: where; by default 10%, 20%, ..., 100%, or 1.0 alone for a network without a dial.
+        name: of the curve; by default the network's class.
+        latency: also measure the time of one image on one thread, through torch.
+        batch_size: images run at once for the accuracy.
+
+    Raises:
+        DataError: the images do not have the network's shape, or the labels are more than its outputs.
+        ConfigError: a bad budget.
+    """
+    dial = isinstance(net, TaperedNet)
+    budgets = sorted(check_budgets((TEN_BUDGETS if dial else (1.0,)) if budgets is None else budgets))
+    if not dial and budgets != [1.0]:
+        raise ConfigError(f"{type(net).__name__} has no dial: it runs at budget 1.0 alone")
+    if isinstance(net, TaperedNet) and data.shape != net.input_shape:
+        raise DataError(f"the images have shape {data.shape}, but the network takes {net.input_shape}")
+    images = data.as_float()
+    found = accuracies(net, images, data.labels, budgets, batch_size)
+    times = latencies(net, images[:1], budgets) if latency else [None] * len(budgets)
+    points = []
+    for budget, accuracy, ms in zip(budgets, found, times, strict=True):
+        with at(net, budget):
+            macs = total_macs(net, images[0])
+            points.append(Point(budget, accuracy, macs.usual, macs.paper, count_parameters(net), ms))
+    return Curve(name or type(net).__name__, tuple(points))

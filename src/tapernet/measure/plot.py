@@ -1,0 +1,41 @@
+"""Pictures of curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tapernet.files import write_atomically
+
+if TYPE_CHECKING:
+    from tapernet.measure.curve import Curve
+
+
+def plot_curves(curves: Sequence["Curve"], ax: Any = None) -> Any:
+    """Accuracy against MACs, a line for each curve, each point marked with its budget; returns the figure."""
+    ax = new_axes() if ax is None else ax
+    for curve in curves:
+        ax.plot([p.macs / 1e3 for p in curve.points], [p.accuracy * 100 for p in curve.points], "o-", label=curve.name)
+    if len(curves) == 1:
+        for p in curves[0].points:
+            ax.annotate(f"{p.budget:.0%}", (p.macs / 1e3, p.accuracy * 100), textcoords="offset points",
+                        xytext=(4, -11), fontsize=8, color="0.4")
+    ax.set(xlabel="thousand multiply-accumulates per image", ylabel="accuracy (%)")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax.figure
+
+
+def new_axes(columns: int = 1) -> Any:
+    """New axes that need no display; several side by side come as an array."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4 if columns == 1 else 4.6 * columns, 4.2), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure.subplots(1, columns)
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Writes a figure atomically, in the format of the path's ending."""
+    path = Path(path)
+    write_atomically(path, lambda part: figure.savefig(part, format=path.suffix.lstrip(".") or "png"))

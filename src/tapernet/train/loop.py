@@ -1,0 +1,252 @@
+"""The training loop, one for every recipe, on Lightning Fabric."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from tapernet.data import ImageData, augment, batches
+from tapernet.errors import DataError, TrainingError
+from tapernet.measure.accuracy import accuracies
+from tapernet.nn.narrow import narrowed
+from tapernet.nn.net import TaperedNet
+from tapernet.train.checkpoint import RunState, load_checkpoint, save_checkpoint
+from tapernet.train.early_stopping import EarlyStopping
+from tapernet.train.objective import ObjectiveLoss
+from tapernet.train.recipes import Recipe, Stage
+from tapernet.train.report import Report
+from tapernet.train.settings import Settings
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run did.
+
+    Args:
+        rows: metrics of each epoch: stage, task, epoch, loss, validation accuracy of each budget.
+        epochs: how many each stage took.
+        minutes: time spent training.
+    """
+
+    rows: list[dict[str, Any]]
+    epochs: list[int]
+    minutes: float
+
+
+def fit(
+    net: nn.Module,
+    train: ImageData,
+    val: ImageData,
+    recipe: Recipe,
+    settings: Settings | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    fabric: Fabric | None = None,
+    progress: bool = True,
+) -> History:
+    """Trains `net` in place by a recipe.
+
+    Args:
+        net: a `TaperedNet`; or any module, for recipes that run budget 1.0 alone.
+        train: what it learns from.
+        val: held out of train; early stopping and nothing else reads it. The test set has no place here.
+        recipe: the objectives, one after another.
+        settings: optimizer, batch size and the like.
+        run_dir: folder for the checkpoint and the logs (metrics.csv, TensorBoard). A run that was killed goes on from
+            its last epoch when it is called again, to the same weights as an unbroken one; a finished one returns at once.
+        fabric: for devices, precision and processes of your choosing; by default those of `torchrun`, else one process.
+        progress: show a progress bar.
+
+    Raises:
+        DataError: the images or labels do not fit the network.
+        ConfigError: `run_dir` holds another run; the recipe does not suit the network.
+        TrainingError: the loss is no longer finite.
+    """
+    settings = settings or Settings()
+    _check_data(net, train, val)
+    fabric = fabric or make_fabric(settings.precision)
+    run = _Run(net, train, val, recipe, settings, fabric, None if run_dir is None else Path(run_dir))
+    with torch.random.fork_rng(devices=[]), Report(run.log_folder, progress and fabric.is_global_zero) as report:
+        run.go(report)
+    return History(run.state.history, run.state.finished, run.state.seconds / 60)
+
+
+def make_fabric(precision: str = "32-true") -> Fabric:
+    """Fabric for the processes that `torchrun` started, or for this one alone."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    fabric = Fabric(
+        accelerator="auto", strategy="ddp", devices=local, num_nodes=world // local, precision=precision  # type: ignore[arg-type]
+    )  # fmt: skip
+    fabric.launch()
+    return fabric
+
+
+def _check_data(net: nn.Module, train: ImageData, val: ImageData) -> None:
+    for name, data in (("training", train), ("validation", val)):
+        if isinstance(net, TaperedNet) and data.shape != net.input_shape:
+            raise DataError(f"{name} images have shape {data.shape}, but the network takes {net.input_shape}")
+    if train.shape != val.shape or train.classes != val.classes:
+        raise DataError("training and validation data differ in image shape or classes")
+    with torch.no_grad():
+        training = net.training
+        scores = net.eval()(train.as_float()[:1].to(next(net.parameters()).device))
+        net.train(training)
+    if scores.ndim != 2 or scores.shape[1] != train.classes:
+        raise DataError(f"the network gives scores of shape {tuple(scores.shape[1:])} for an image, "
+                        f"but the data set has {train.classes} classes")
+
+
+class _Run:
+    """One call of `fit`."""
+
+    def __init__(
+        self, net: nn.Module, train: ImageData, val: ImageData, recipe: Recipe, settings: Settings, fabric: Fabric,
+        folder: Path | None,
+    ) -> None:  # fmt: skip
+        self.net, self.recipe, self.settings, self.fabric, self.folder = net, recipe, settings, fabric, folder
+        net.to(fabric.device)
+        # These are the network's own tensors: while a stage works on narrowed views of them, they stay up to date.
+        self.whole = net.state_dict()
+        self.images, self.labels = train.as_float(), train.labels
+        self.val_images, self.val_labels = val.as_float(), val.labels
+        self.state = RunState(EarlyStopping(None))
+        self.best: dict[str, Tensor] = {}
+        self.name = repr((recipe, settings, len(train), len(val), [tuple(t.shape) for t in self.whole.values()]))
+
+    @property
+    def log_folder(self) -> Path | None:
+        """Where this process writes logs; one process of several does."""
+        return self.folder if self.fabric.is_global_zero else None
+
+    def go(self, report: Report) -> None:
+        """Runs the stages that are left."""
+        path = None if self.folder is None else self.folder / CHECKPOINT
+        resumed = load_checkpoint(path, self.name) if path and path.exists() else None
+        if resumed:
+            self.state, self.best = resumed.state, resumed.part("best")
+            _copy(resumed.part("net"), self.whole)
+            report.replay(self.state.history)
+        stages = self.recipe.stages(self.net, self.settings.seed)
+        stage = _next(stages, None)
+        for epochs in self.state.finished:
+            stage = _next(stages, epochs)
+        while stage is not None and not self.state.done:
+            if not resumed:
+                self.state.stopper, self.state.epoch = EarlyStopping(stage.patience), 0
+            with self._stage(stage) as (loss, optimizers):
+                if resumed:
+                    resumed.restore_optimizers(optimizers)
+                    resumed = None
+                report.stage(stage, self.state.epoch)
+                while self.state.epoch < stage.max_epochs and not self.state.stopper.exhausted:
+                    self._epoch(stage, loss, optimizers, report)
+                    self._save(path, optimizers)
+                if self.best:
+                    _copy(self.best, self.net.state_dict())
+                self.best = {}
+            self.state.finished.append(self.state.epoch)
+            stage = _next(stages, self.state.epoch)
+            self.state.done = stage is None
+            self.state.epoch, self.state.stopper = 0, EarlyStopping(stage.patience if stage else None)
+            self._save(path, [])
+
+    @contextmanager
+    def _stage(self, stage: Stage) -> Iterator[tuple[nn.Module, list[torch.optim.Optimizer]]]:
+        """The stage's loss and optimizers: one for the weights and, with a trainable profile, one for the profile."""
+        with ExitStack() as stack:
+            weights, profiles = list(self.net.parameters()), []
+            if isinstance(self.net, TaperedNet):
+                weights = stack.enter_context(narrowed(self.net, stage.objective.largest, stage.frozen))
+                profiles = self.net.profiles()
+            optimizers = [self.settings.make_optimizer(weights)]
+            if profiles:
+                optimizers.append(torch.optim.Adam(profiles, self.settings.profile_lr))
+            # The network is on its device already, and moving it would part the narrowed weights from the whole ones.
+            wrapped = self.fabric.setup(ObjectiveLoss(self.net, stage.objective.distill), *optimizers,
+                                        move_to_device=False)
+            yield wrapped[0], list(wrapped[1:])
+
+    def _epoch(self, stage: Stage, loss: nn.Module, optimizers: list[torch.optim.Optimizer], report: Report) -> None:
+        started = time.perf_counter()
+        state, settings = self.state, self.settings
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        # Seeded by where the run stands, so that a resumed run draws what an unbroken one would have drawn.
+        seed = random.Random(f"{settings.seed} {len(state.finished)} {state.epoch}").getrandbits(62)
+        shared, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+        torch.manual_seed(seed + rank)
+        self.net.train()
+        total, seen = torch.zeros((), device=self.fabric.device), 0
+        steps = -(-len(self.labels) // settings.batch_size)
+        for step, indices in enumerate(batches(len(self.labels), settings.batch_size, shared)):
+            lr = settings.lr_at(state.epoch + step / steps, stage.max_epochs)
+            for group in optimizers[0].param_groups:
+                group["lr"] = lr
+            images = augment(self.images[indices], settings.augment, shared)[rank::world]
+            labels = self.labels[indices][rank::world]
+            # Processes average their gradients, so dividing by the mean share makes the sum the whole batch's mean.
+            value = loss(self.fabric.to_device(images), self.fabric.to_device(labels), stage.objective.draw(rng),
+                         len(indices) / world)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            self.fabric.backward(value)
+            turn = step % len(optimizers)
+            optimizers[turn].step()
+            if turn == 1:
+                assert isinstance(self.net, TaperedNet)
+                self.net.order_profiles()
+            total += value.detach() * len(indices)
+            seen += len(indices)
+            report.step(step, steps)
+        mean = float(self.fabric.all_reduce(total, reduce_op="mean")) / seen
+        if not isfinite(mean):
+            raise TrainingError(f"the loss of {stage.task} is {mean} in epoch {state.epoch + 1}; a lower lr may help")
+        self._validate(stage, mean)
+        state.epoch += 1
+        state.seconds += time.perf_counter() - started
+        report.epoch(state.history[-1])
+
+    def _validate(self, stage: Stage, loss: float) -> None:
+        """Appends the epoch's row, and keeps the weights if they are the best so far."""
+        budgets = stage.objective.budgets
+        found = accuracies(self.net, self.val_images, self.val_labels, budgets)
+        total = sum(stage.objective.weights.values())
+        joint = sum(stage.objective.weights[b] * a for b, a in zip(budgets, found, strict=True)) / total
+        if self.state.stopper.improved(joint) and stage.patience is not None:
+            self.best = {k: v.clone() for k, v in self.net.state_dict().items()}
+        self.state.history.append(
+            {"stage": len(self.state.finished), "task": stage.task, "epoch": self.state.epoch + 1, "loss": loss,
+             "val": joint} | {f"val_{b * 100:.0f}": a for b, a in zip(budgets, found, strict=True)}
+        )  # fmt: skip
+
+    def _save(self, path: Path | None, optimizers: list[torch.optim.Optimizer]) -> None:
+        if path is not None and self.fabric.is_global_zero:
+            save_checkpoint(path, self.name, self.state, self.whole, self.best, optimizers)
+        self.fabric.barrier()
+
+
+def _next(stages: Any, epochs: int | None) -> Stage | None:
+    """Sends the epochs that the last stage took; None when no stage is left."""
+    try:
+        stage: Stage = stages.send(epochs)
+    except StopIteration:
+        return None
+    return stage
+
+
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

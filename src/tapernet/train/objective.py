@@ -1,0 +1,110 @@
+"""Objectives: weighted sums of the task losses at several budgets.
+
+Every recipe minimises one; recipes differ in how its weights move from stage to stage, or from step to step.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tapernet.budget import check_budgets, to_percent
+from tapernet.errors import ConfigError
+from tapernet.nn.net import at
+
+Terms = list[tuple[float, float]]
+"""(budget, weight) pairs of one step, largest budget first."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """sum over budgets b of weight_b x loss(net at b).
+
+    Args:
+        weights: budget to weight; a task in the TESLA paper's sense for each.
+        distill: the largest budget learns from the labels, the others from the largest one's output (in-place
+            distillation, Yu and Huang 2019, "Universally Slimmable Networks", section 4).
+    """
+
+    weights: Mapping[float, float]
+    distill: bool = False
+
+    def __post_init__(self) -> None:
+        check_budgets(self.weights)
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The budgets, largest first."""
+        return tuple(sorted(self.weights, reverse=True))
+
+    @property
+    def largest(self) -> float:
+        """The largest budget."""
+        return max(self.weights)
+
+    def add(self, budget: float, alpha: float) -> "Objective":
+        """alpha x loss(budget) + (1 - alpha) x this objective (TESLA paper, Eq. 3)."""
+        to_percent(budget)
+        weights = {b: (1 - alpha) * w for b, w in self.weights.items()}
+        weights[budget] = weights.get(budget, 0.0) + alpha
+        return Objective(weights, self.distill)
+
+    def draw(self, rng: random.Random) -> Terms:
+        """The terms of one step."""
+        return [(b, self.weights[b]) for b in self.budgets]
+
+
+@dataclass(frozen=True)
+class Sandwich(Objective):
+    """The largest and the smallest budget in every step, and some random ones between (the sandwich rule).
+
+    Source: Yu and Huang 2019, section 3.
+
+    Args:
+        extra: random budgets in each step, drawn without replacement.
+    """
+
+    extra: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.extra <= len(self.weights) - 2:
+            raise ConfigError(f"the sandwich rule draws 0 to {len(self.weights) - 2} budgets between the largest and "
+                              f"the smallest of {len(self.weights)}, not {self.extra}")
+
+    def draw(self, rng: random.Random) -> Terms:
+        """Largest, drawn ones, smallest."""
+        largest, *between, smallest = self.budgets
+        chosen = sorted(rng.sample(between, self.extra), reverse=True)
+        return [(b, self.weights[b]) for b in (largest, *chosen, smallest)]
+
+
+class ObjectiveLoss(nn.Module):
+    """The loss of a step as one module, so that a distributed wrapper sees one forward pass.
+
+    Args:
+        net: the network; any module, if the objective asks for budget 1.0 alone.
+        distill: see `Objective`.
+    """
+
+    def __init__(self, net: nn.Module, distill: bool) -> None:
+        super().__init__()
+        self.net, self.distill = net, distill
+
+    def forward(self, x: Tensor, y: Tensor, terms: Terms, divisor: float) -> Tensor:
+        """Weighted sum over the terms of the cross-entropy, summed over the batch and divided by `divisor`.
+
+        Shapes: x (batch, channels, height, width), y (batch,), result ().
+        """
+        total = x.new_zeros(())
+        teacher: Tensor | None = None
+        for budget, weight in terms:
+            with at(self.net, budget):
+                scores = self.net(x)
+            total = total + (weight / divisor) * F.cross_entropy(scores, y if teacher is None else teacher,
+                                                                  reduction="sum")
+            if self.distill and teacher is None:
+                teacher = scores.detach().softmax(1)
+        return total

@@ -1,0 +1,50 @@
+"""Randomized TESLA."""
+
+import random
+from dataclasses import dataclass
+
+from torch import nn
+
+from tapernet.budget import check_budgets
+from tapernet.errors import ConfigError
+from tapernet.train.objective import Objective
+from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
+from tapernet.train.recipes.tesla import check_alpha
+
+
+@dataclass(frozen=True)
+class RTESLA(Recipe):
+    """Adds a random task again and again until the epochs are used up (TESLA paper, Algorithm 2).
+
+    Args:
+        budgets: the tasks; the first one is trained first.
+        probabilities: how often each is drawn, a user's distribution of operating points; None draws them equally.
+        alpha: share of the new task in the new objective.
+        patience: epochs without a better validation accuracy that end a task.
+        max_epochs: of the whole run (Table 1: 50 on MNIST).
+    """
+
+    budgets: tuple[float, ...] = (1.0, 0.7, 0.4, 0.1)
+    probabilities: tuple[float, ...] | None = None
+    alpha: float = 0.5
+    patience: int = 4
+    max_epochs: int = 50
+
+    def __post_init__(self) -> None:
+        check_budgets(self.budgets)
+        check_alpha(self.alpha)
+        shares = self.probabilities
+        if shares is None:
+            return
+        if len(shares) != len(self.budgets) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ConfigError(f"probabilities are {len(self.budgets)} numbers, not negative, that sum to 1: {shares}")
+
+    def stages(self, net: nn.Module, seed: int) -> Stages:
+        """Stages in an order that the seed draws."""
+        rng = random.Random(f"R-TESLA {seed}")
+        objective = Objective({self.budgets[0]: 1.0})
+        left = self.max_epochs
+        while left > 0:
+            left -= yield Stage(percents(objective.budgets), objective, left, self.patience)
+            (task,) = rng.choices(self.budgets, self.probabilities)
+            objective = objective.add(task, self.alpha)

@@ -1,0 +1,37 @@
+"""The peers from the slimmable-networks line of work."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from tapernet.budget import TEN_BUDGETS, check_budgets
+from tapernet.errors import ConfigError
+from tapernet.train.objective import Objective, Sandwich
+from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
+
+
+@dataclass(frozen=True)
+class Slimmable(Recipe):
+    """Sandwich rule and in-place distillation (Yu and Huang 2019, "Universally Slimmable Networks").
+
+    Args:
+        budgets: the largest and smallest are in every step, the others are drawn.
+        extra: budgets drawn in each step.
+        distill: teach the smaller ones with the largest one's output.
+        epochs: all are run, and the last weights kept.
+    """
+
+    budgets: tuple[float, ...] = TEN_BUDGETS
+    extra: int = 2
+    distill: bool = True
+    epochs: int = 30
+
+    def __post_init__(self) -> None:
+        check_budgets(self.budgets)
+        if len(self.budgets) < 2:
+            raise ConfigError("the sandwich rule needs at least two budgets")
+
+    def stages(self, net: nn.Module, seed: int) -> Stages:
+        """One stage."""
+        objective = Sandwich(dict.fromkeys(self.budgets, 1.0), self.distill, self.extra)
+        yield Stage(percents(objective.budgets), objective, self.epochs)

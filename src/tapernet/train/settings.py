@@ -1,0 +1,77 @@
+"""What a recipe leaves open: optimizer, batch size, augmentation, seed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import cos, pi
+
+import torch
+from torch import nn
+
+from tapernet.errors import ConfigError
+from tapernet.registry import unknown
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the steps of a recipe are taken.
+
+    Args:
+        batch_size: images in a step, over all processes.
+        optimizer: one of `OPTIMIZERS`; SGD uses Nesterov momentum.
+        lr: learning rate, at its highest.
+        schedule: "constant", or "cosine": falls to 0 over the longest that a stage can take.
+        warmup: epochs over which the learning rate rises from 0 at the start of each stage.
+        momentum: of SGD.
+        weight_decay: of the weights (the profile has none).
+        profile_lr: Adam's learning rate for a trainable profile.
+        augment: names of augmentations, in the order in which they are applied.
+        precision: of Fabric: "32-true", "bf16-mixed", ...
+        seed: of the shuffling, the augmentation and everything else that is random.
+    """
+
+    batch_size: int = 128
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    schedule: str = "constant"
+    warmup: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    profile_lr: float = 1e-3
+    augment: tuple[str, ...] = ()
+    precision: str = "32-true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind, name, valid in (("optimizer", self.optimizer, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES)):
+            if name not in valid:
+                raise ConfigError(unknown(kind, name, valid))
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is at least 1, not {self.batch_size}")
+        for field in ("lr", "profile_lr"):
+            if not getattr(self, field) > 0:
+                raise ConfigError(f"{field} is above 0, not {getattr(self, field)!r}")
+        for field in ("warmup", "momentum", "weight_decay"):
+            if not getattr(self, field) >= 0:
+                raise ConfigError(f"{field} is not negative, but is {getattr(self, field)!r}")
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer over the network's weights."""
+        parameters = list(parameters)
+        # The fused kernels walk memory in one stretch, and are wrong for a prefix whose rows lie apart.
+        fused = all(p.is_contiguous() for p in parameters)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0,
+                fused=fused,
+            )  # fmt: skip
+        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return kind(parameters, self.lr, weight_decay=self.weight_decay, fused=fused)
+
+    def lr_at(self, epoch: float, epochs: int) -> float:
+        """The learning rate after `epoch` (a fraction within the epoch counts) of a stage's `epochs`."""
+        rise = min(1.0, epoch / self.warmup) if self.warmup else 1.0
+        fall = (1 + cos(pi * epoch / epochs)) / 2 if self.schedule == "cosine" else 1.0
+        return self.lr * rise * fall
