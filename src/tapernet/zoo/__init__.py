@@ -24,11 +24,11 @@ def create(name: str, **arguments: Any) -> nn.Module:
     make = NETWORKS[name]
     try:
         model = make(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"network {name!r}: {error}") from error
     # What `tapernet.save` writes, so that `tapernet.load` can build the network again.
     model.zoo_entry = {"name": name, "arguments": arguments}  # type: ignore[assignment]
     return model
 
 
-from tapernet.zoo import mlp  # noqa: E402, F401 (each file registers itself)
+from tapernet.zoo import c10net, mlp, nin  # noqa: E402, F401 (each file registers itself)
