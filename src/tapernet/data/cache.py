@@ -39,7 +39,7 @@ def decoded_once(name: str, identity: Any, decode: Callable[[], Splits]) -> Spli
         decode: gives uint8 images.
     """
     digest = hashlib.sha256(json.dumps([VERSION, identity]).encode()).hexdigest()[:16]
-    path = cache_folder() / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}-{digest}.safetensors"
+    path = cache_folder() / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:80]}-{digest}.safetensors"
     try:
         return _read(path, name)
     except FileError:

@@ -1,6 +1,6 @@
 """From rows of the `datasets` library to tensors: which columns to read, and the images in them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,11 @@ from tapernet.errors import DataError
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 """Tried in this order if no column is asked for: the names that MNIST and CIFAR have on the hub."""
+
+NO_LABEL = -1
+"""How the library marks an image whose class is withheld; it is outside every range of labels."""
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def decode_splits(parts: Mapping[str, Any], name: str, image: str | None, label: str | None) -> Splits:
@@ -65,26 +70,45 @@ def _decode(part: Any, where: str, image: str, label: str) -> tuple[Tensor, Tens
     """Images (N, C, H, W), uint8, and labels (N,), int64, of one split."""
     import datasets
 
-    undecoded = datasets.Image(decode=False)
-    feature, target = part.features.get(image), part.features.get(label)
-    # A parquet file written without the library's schema has the same columns as plain structs.
-    if not isinstance(feature, datasets.Image) and not (isinstance(feature, dict) and "bytes" in feature):
-        raise DataError(f"{where}: column {image!r} does not hold images, but {feature}")
-    if not isinstance(target, datasets.ClassLabel) and not str(getattr(target, "dtype", "")).startswith(
-        ("int", "uint")
-    ):
-        raise DataError(f"{where}: column {label!r} does not hold class labels or whole numbers, but {target}")
-    rows = part.select_columns([image, label]).cast_column(image, undecoded)
-    pixels, labels = [], []
-    for i, row in enumerate(rows):
+    _check_types(part.features, where, image, label)
+    rows = part.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
+    pixels: list[Pixels] = []
+    labels: list[int] = []
+    for i, row in enumerate(_readable(rows, where)):
         pixels.append(_pixels(row[image], f"{where}: image {i}"))
-        labels.append(-1 if row[label] is None else row[label])
+        if pixels[i].shape[:2] != pixels[0].shape[:2]:
+            sizes = ["x".join(map(str, one.shape[:2])) for one in (pixels[i], pixels[0])]
+            raise DataError(
+                f"{where}: image {i} is {sizes[0]}, but those before it are {sizes[1]}; resize them all first"
+            )
+        labels.append(NO_LABEL if row[label] is None else row[label])
     if not pixels:
-        raise DataError(f"{where}: an empty split")
-    return _stack(pixels, where), torch.tensor(labels, dtype=torch.int64)
+        raise DataError(f"{where}: an empty data set")
+    return _stack(pixels), torch.tensor(labels, dtype=torch.int64)
 
 
-def _pixels(encoded: Any, where: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _check_types(features: Mapping[str, Any], where: str, image: str, label: str) -> None:
+    import datasets
+
+    found = features.get(image)
+    # A parquet file written without the library's schema holds images as plain structs.
+    if not isinstance(found, datasets.Image) and not (isinstance(found, dict) and "bytes" in found):
+        raise DataError(f"{where}: column {image!r} does not hold images, but {found}")
+    found = features.get(label)
+    if not str(getattr(found, "dtype", "")).startswith(("int", "uint")):
+        raise DataError(f"{where}: column {label!r} does not hold class labels or whole numbers, but {found}")
+
+
+def _readable(rows: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
+    """The rows, with an error in the files under them as a DataError."""
+    try:
+        yield from rows
+    # A damaged file shows only when its rows are reached, as an error of the network, of Arrow, or of others.
+    except Exception as error:
+        raise DataError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _pixels(encoded: Any, where: str) -> Pixels:
     """One decoded image, (H, W) if it is grey, else (H, W, 3)."""
     import datasets
 
@@ -92,25 +116,16 @@ def _pixels(encoded: Any, where: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         raise DataError(f"{where} is missing")
     try:
         picture = datasets.Image().decode_example(encoded)
-        if picture.mode.startswith(("I", "F")):
-            raise DataError(f"{where} has more than 8 bits a channel (mode {picture.mode}), which is not supported")
-        return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{where} cannot be decoded: {error}") from error
+    # What a damaged image raises depends on its format and on where the damage is.
+    except Exception as error:
+        raise DataError(f"{where} cannot be decoded: {type(error).__name__}: {error}") from error
+    if picture.mode.startswith(("I", "F")):
+        raise DataError(f"{where} has more than 8 bits a channel (mode {picture.mode}): convert it to 8 bits first")
+    return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
 
 
-def _stack(pixels: list[np.ndarray[Any, np.dtype[np.uint8]]], where: str) -> Tensor:
+def _stack(pixels: list[Pixels]) -> Tensor:
     """Images of one size as one tensor, (N, C, H, W); grey ones among colour ones become colour."""
-    size = pixels[0].shape[:2]
-    odd = next((i for i, one in enumerate(pixels) if one.shape[:2] != size), None)
-    if odd is not None:
-        height, width = pixels[odd].shape[:2]
-        raise DataError(
-            f"{where}: image {odd} is {height}x{width}, but those before it are {size[0]}x{size[1]}; "
-            f"resize them to one size first"
-        )
     if all(one.ndim == 2 for one in pixels):
         return torch.from_numpy(np.stack(pixels)).unsqueeze(1)
     colour = [np.repeat(one[:, :, None], 3, axis=2) if one.ndim == 2 else one for one in pixels]

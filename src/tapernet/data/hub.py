@@ -1,11 +1,13 @@
 """Data sets of the Hugging Face hub, without a long wait where there is no network."""
 
 import threading
+import time
+from queue import Empty, Queue
 from typing import Any
 
 from tapernet.errors import DataError
 
-PROBE_SECONDS = 1.5
+PROBE_SECONDS = 2.0
 """How long the hub may take to answer. The library's own attempts take half a minute where there is no network."""
 
 
@@ -19,11 +21,17 @@ def open_hub(name: str) -> Any:
         DataError: there is no such data set, it cannot be downloaded, or the hub cannot be reached and the cache does
             not have it.
     """
-    failure = _unreachable(name)
-    if failure:
-        return _from_disk(name, failure)
+    start = time.monotonic()
+    outcome = _probe(name)
+    # Its import takes about a second, in which the hub may answer.
     import datasets
 
+    try:
+        failure = outcome.get(timeout=max(0.2, PROBE_SECONDS - (time.monotonic() - start)))
+    except Empty:
+        failure = f"nothing heard for {PROBE_SECONDS:g} s"
+    if failure:
+        return _from_disk(name, failure)
     try:
         return datasets.load_dataset(name)
     # The library lets errors of many others through: of the network, of file formats, of the hub's client.
@@ -31,9 +39,9 @@ def open_hub(name: str) -> Any:
         raise DataError(f"{name} cannot be loaded from the hub: {type(error).__name__}: {error}") from error
 
 
-def _unreachable(name: str) -> str | None:
-    """Why the hub does not answer, or None if it does."""
-    outcome = ["no answer"]
+def _probe(name: str) -> "Queue[str]":
+    """Asks the hub for `name`; the queue gets why it cannot answer, or an empty string if it does."""
+    outcome: Queue[str] = Queue()
 
     def ask() -> None:
         try:
@@ -41,17 +49,15 @@ def _unreachable(name: str) -> str | None:
 
             response = get_session().head(f"{constants.ENDPOINT}/api/datasets/{name}", timeout=PROBE_SECONDS)
         except Exception as error:
-            outcome[0] = f"{type(error).__name__}: {error}"
+            outcome.put(f"{type(error).__name__}: {error}")
         else:
             # Any other answer, "not found" too, is the hub's own, and load_dataset explains it.
-            outcome[0] = f"status {response.status_code}" if response.status_code >= 500 else ""
+            outcome.put(f"status {response.status_code}" if response.status_code >= 500 else "")
 
-    # A thread, as no time limit of the client bounds the look-up of the host's name; a daemon, so that a look-up
-    # still under way keeps nobody from leaving.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return outcome[0] or None
+    # In a thread, as no time limit of the client bounds the look-up of the host's name; a daemon, so that a look-up
+    # still under way does not keep the process alive.
+    threading.Thread(target=ask, daemon=True).start()
+    return outcome
 
 
 def _from_disk(name: str, failure: str) -> Any:
@@ -62,8 +68,7 @@ def _from_disk(name: str, failure: str) -> Any:
         return builder.as_dataset()
     except Exception as error:
         raise DataError(
-            f"{name}: no such folder; the hub does not answer ({failure}), and its disk cache does not have it. "
-            f"Download the parquet files where there is a network (huggingface.co/datasets/{name}), put "
-            f"train-*.parquet and test-*.parquet into a folder, and pass that folder; or use 'digits', which needs no "
-            f"network"
+            f"{name}: no such folder; the hub does not answer ({failure}), and its copies on disk do not help ({error}). "
+            f"Download train-*.parquet and test-*.parquet where there is a network (huggingface.co/datasets/{name}) into "
+            f"a folder, and pass that folder; or use 'digits', which needs no network"
         ) from error

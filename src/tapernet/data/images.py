@@ -1,5 +1,6 @@
 """Labelled images of one size, with the numbers that standardise them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -65,7 +66,10 @@ class ImageData:
         return -torch.tensor(self.mean) / torch.tensor(self.std)
 
     def as_float(self) -> Tensor:
-        """The standardised images, (N, C, H, W), float32; computed once and kept. Treat it as read-only."""
+        """(images / 255 - mean) / std, without the 255 if they are not uint8: (N, C, H, W), float32.
+
+        Computed once and kept: treat it as read-only.
+        """
         return self._standardised
 
     @cached_property
@@ -104,7 +108,8 @@ class ImageData:
             ConfigError: a size that leaves either part empty.
         """
         n = len(self)
-        count = round(validation * n) if isinstance(validation, float) else validation
+        share = isinstance(validation, float) and math.isfinite(validation)
+        count = round(validation * n) if share else validation
         if isinstance(validation, bool) or not 0 < count < n:
             raise ConfigError(
                 f"validation is a share in (0, 1) or a count below {n}, with an image left in both parts, "
@@ -157,6 +162,10 @@ def _check_images(images: Tensor) -> None:
         raise DataError(f"images are uint8 or floating point, not {images.dtype}")
     if images.numel() == 0:
         raise DataError(f"an empty data set: images of shape {tuple(images.shape)}")
+    if images.is_floating_point():
+        wrong = (~images.isfinite()).flatten(1).any(1).nonzero()
+        if len(wrong):
+            raise DataError(f"image {int(wrong[0])} holds a value that is not finite")
 
 
 def _check_labels(labels: Tensor, images: int, classes: int) -> None:
@@ -178,4 +187,6 @@ def _per_channel(what: str, values: Sequence[float], channels: int) -> tuple[flo
     numbers = tuple(float(v) for v in values)
     if len(numbers) not in (1, channels):
         raise DataError(f"{what} has one number for each of {channels} channels, not {len(numbers)}")
+    if not all(math.isfinite(v) for v in numbers):
+        raise DataError(f"{what} is finite in every channel, not {numbers}")
     return numbers * channels if len(numbers) == 1 else numbers

@@ -32,17 +32,20 @@ def load_data(source: str | Path = DIGITS, *, image: str | None = None, label: s
 
     Raises:
         DataError: an unknown source, a split or column that is missing, images that differ in size or cannot be
-            decoded, labels without a class, or a hub that cannot be reached (after at most three seconds).
+            decoded, labels without a class, or a hub that cannot be reached (found out in about two seconds).
     """
     if source == DIGITS:
         if image or label:
             raise DataError(f"{DIGITS!r} has no columns to choose: leave out image and label")
         return _digits()
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    # An empty string would be the working folder.
+    if source != "" and folder.is_dir():
         return _from_folder(folder.resolve(), image, label)
     if isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
         return _from_hub(source, image, label)
+    if isinstance(source, Path) or "/" in source:
+        raise DataError(f"{source} is not a folder" if folder.exists() else f"no such folder: {source}")
     accepted = [DIGITS, "a folder of parquet files", "a hub id like ylecun/mnist"]
     raise DataError(unknown("data set", str(source), accepted))
 
@@ -62,15 +65,17 @@ def _digits() -> Splits:
 
 
 def _from_folder(folder: Path, image: str | None, label: str | None) -> Splits:
-    files = sorted(folder.rglob("*.parquet"))
+    files = sorted(file for file in folder.rglob("*.parquet") if file.is_file() and not _is_hidden(file, folder))
     if not files:
         raise DataError(f"no parquet files in {folder}; it needs train-*.parquet and test-*.parquet")
     stats = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    identity = ["folder", str(folder), stats, image, label]
+    return decoded_once(folder.name, identity, lambda: decode_splits(_open_folder(folder), folder.name, image, label))
 
-    def decode() -> Splits:
-        return decode_splits(_open_folder(folder), folder.name, image, label)
 
-    return decoded_once(folder.name, ["folder", str(folder), stats, image, label], decode)
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """Whether the `datasets` library passes over this file: it or a folder on the way to it is hidden."""
+    return any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
 
 
 def _open_folder(folder: Path) -> Any:
