@@ -23,3 +23,7 @@ class FileError(TapernetError, OSError):
 
 class TrainingError(TapernetError, RuntimeError):
     """A training run that cannot go on."""
+
+
+class TerminationError(TapernetError, ValueError):
+    """A model whose convolutions cannot stop early."""

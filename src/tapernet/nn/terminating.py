@@ -1,0 +1,412 @@
+"""A convolution whose sums of products may stop early: the reference, differentiable and without loops over outputs.
+
+A filter adds its products in a fixed order. A check looks at the partial sum on the way and ends the filter if the sum
+is low, since ReLU will most likely make the result zero (ET paper, section 4). Here every partial sum is a dense
+convolution with the later weights at zero, so that nothing is saved in time: this layer says what comes out and what
+a processor that stops would have saved.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tapernet.errors import ConfigError, DataError, FileError
+from tapernet.nn.check import Check
+from tapernet.nn.prefix import PrefixConv2d
+from tapernet.registry import Registry, unknown
+
+ORDERS: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry("order")
+"""In which order a filter adds its products: from weights and E|x|, (filters, K, H, W), to scores, highest first."""
+
+GRADIENTS = ("exact", "straight-through")
+EXACT = "exact"
+UNIT_BYTES = 64 << 20
+"""What the exact mode's counting holds at once, about."""
+
+
+@ORDERS.register("magnitude")
+def by_magnitude(weight: Tensor, _: Tensor) -> Tensor:
+    """|w| (ET paper, section 4.3.2)."""
+    return weight.abs()
+
+
+@ORDERS.register("expected")
+def by_expected_product(weight: Tensor, mean_input: Tensor) -> Tensor:
+    """|w| E|x|: the size that the product has on average."""
+    return weight.abs() * mean_input
+
+
+@ORDERS.register(EXACT)
+def positive_first(weight: Tensor, _: Tensor) -> Tensor:
+    """Positive weights, then negative ones by magnitude, then zeros (SnaPEA, Akhlaghi et al. 2018, exact mode)."""
+    return torch.where(weight > 0, torch.inf, weight.abs())
+
+
+@dataclass(frozen=True)
+class Termination:
+    """How a layer's filters stop.
+
+    Args:
+        order: a name from `ORDERS`. "exact" takes no checks: inputs are not negative, so that once the positive weights
+            are through, the sum only falls, and a filter stops for good reason as soon as it is negative.
+        bias_first: whether partial sums start from the bias (always so in the exact order) or, as in the ET paper's
+            Eq. 2, leave it to the end.
+        gradient: "exact" goes through what was emitted; "straight-through" through the full sum and its ReLU, as if
+            nothing had stopped. With "straight-through" the layer applies the ReLU itself.
+
+    Raises:
+        ConfigError: an unknown order or gradient; a straight-through gradient with the exact order.
+    """
+
+    order: str = "magnitude"
+    bias_first: bool = False
+    gradient: str = "exact"
+
+    def __post_init__(self) -> None:
+        ORDERS[self.order]
+        if self.gradient not in GRADIENTS:
+            raise ConfigError(unknown("gradient", self.gradient, GRADIENTS))
+        if self.order == EXACT and self.gradient != "exact":
+            raise ConfigError(
+                "the exact order emits what a plain convolution does: it has no straight-through gradient"
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call of a terminating layer did, for whoever counts.
+
+    Args:
+        full: the full sums u, shape (batch, filters, H, W).
+        stops: number of the check that stopped each, counted from 0, or -1; int8, same shape.
+        done: terms computed for each: c + 1 if stopped at position c (the check itself is one), else n; int32.
+        terms: n, the most that one output can cost.
+    """
+
+    full: Tensor
+    stops: Tensor
+    done: Tensor
+    terms: int
+
+    @property
+    def stopped(self) -> Tensor:
+        """Which outputs stopped early, bool."""
+        return self.stops >= 0
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A check of the moment's filters: the weights that come before it, and each filter's threshold and saving."""
+
+    mask: Tensor
+    threshold: Tensor
+    saving: Tensor
+
+
+class TerminatingConv2d(nn.Conv2d):
+    """A Conv2d whose filters stop at a check if their partial sum is below its threshold, and emit that sum.
+
+    Eq. 2 of the ET paper: u_t is the sum of the first c products, without the bias. A filter with u_t < 0 emits u_t,
+    which the ReLU after it turns to zero; any other emits the full sum u.
+
+    Args:
+        arguments: those of torch's Conv2d; the padding mode must be "zeros".
+        options: order of the terms, bias, gradient.
+        rectified: promises that every use of the output is a ReLU, perhaps after max pooling. Then outputs stopped
+            below zero get no gradient anyway, and training need not compute it.
+        keywords: those of torch's Conv2d.
+
+    Attributes:
+        input_mean: E|x| of each input channel, shape (in_channels,), for the order "expected"; NaN until measured.
+        observer: called with the `Outcome` of every call, if set.
+        temperature: if set, a call in training leaves a differentiable estimate of its MACs for `mac_penalty`.
+
+    Shapes: (batch, in_channels, H, W) to (batch, out_channels, H', W').
+
+    Raises:
+        ConfigError: another padding mode.
+
+    Example:
+        >>> layer = TerminatingConv2d(3, 32, 5, padding=2)
+        >>> layer.set_checks([Check(share=0.05)])
+        >>> layer(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 32, 32, 32])
+    """
+
+    def __init__(
+        self, *arguments: Any, options: Termination | None = None, rectified: bool = False, **keywords: Any
+    ) -> None:
+        super().__init__(*arguments, **keywords)
+        self._set_up(options or Termination(), rectified)
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, options: Termination, rectified: bool = False) -> Self:
+        """The terminating layer that shares `conv`'s parameters."""
+        layer = cls.__new__(cls)
+        layer.__dict__.update(conv.__dict__)
+        layer._buffers = dict(conv._buffers)
+        layer._set_up(options, rectified)
+        return layer
+
+    def _set_up(self, options: Termination, rectified: bool) -> None:
+        if self.padding_mode != "zeros":
+            raise ConfigError(f"a terminating convolution pads with zeros, not in mode {self.padding_mode!r}")
+        self.options, self.rectified = options, rectified
+        self._checks: tuple[Check, ...] = ()
+        self.observer: Callable[[Outcome], None] | None = None
+        self.temperature: float | None = None
+        self._estimate: tuple[int, Tensor] | None = None
+        self.input_mean: Tensor
+        self.register_buffer("input_mean", self.weight.new_full((self.in_channels,), torch.nan))
+
+    @property
+    def terms(self) -> int:
+        """n at full width: the weights of a filter, and its bias if it has one."""
+        height, width = self.kernel_size
+        groups: int = self.__dict__["groups"]  # a prefix layer's `groups` are those of the budget
+        return self.in_channels // groups * height * width + (self.bias is not None)
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The checks, first position first."""
+        return self._checks
+
+    def set_checks(self, checks: Sequence[Check]) -> None:
+        """Replaces the checks; none at all makes this a plain convolution.
+
+        Raises:
+            ConfigError: a position outside 1..n, values that are not one for each filter, positions that do not
+                increase from check to check, or any check with the exact order.
+        """
+        if checks and self.options.order == EXACT:
+            raise ConfigError("the exact order stops by itself: it takes no checks")
+        positions = [check.positions(self.terms, self.terms, self.out_channels) for check in checks]
+        for check in checks:
+            check.thresholds(self.out_channels)
+        for of_filter in zip(*positions, strict=True):
+            if any(a >= b for a, b in pairwise(p for p in of_filter if p < self.terms)):
+                raise ConfigError("the positions of several checks increase from check to check")
+        self._checks = tuple(checks)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        full: Tensor = super()._conv_forward(input, weight, bias)
+        if self.options.order == EXACT:
+            return self._stop_exactly(input, weight, bias, full)
+        estimate = self.training and torch.is_grad_enabled() and self.temperature is not None
+        stages = self._stages(weight, bias)
+        start = bias if self.options.bias_first else None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (estimate or self._partial_sums_learn())):
+            partial = [super(TerminatingConv2d, self)._conv_forward(input, weight * s.mask, start) for s in stages]
+        emitted, stops = full, None
+        for i, (stage, u) in reversed(list(enumerate(zip(stages, partial, strict=True)))):
+            stop = u < stage.threshold
+            emitted = torch.where(stop, u, emitted)
+            if self.observer is not None:
+                stops = torch.where(stop, i, torch.full_like(full, -1, dtype=torch.int8) if stops is None else stops)
+        if self.observer is not None:
+            self.observer(_outcome(full, stops, stages, _terms(weight, bias)))
+        if estimate:
+            self._estimate = _estimate(full, partial, stages, _terms(weight, bias), self.temperature or 1.0)
+        if self.options.gradient == "straight-through":
+            return _straight_through(F.relu(emitted), F.relu(full))
+        return emitted
+
+    def _stages(self, weight: Tensor, bias: Tensor | None) -> list[_Stage]:
+        """The checks for the weights of the moment, which a budget may have cut."""
+        if not self._checks:
+            return []
+        # Sorted anew at every call: training moves the weights, and the order is that of the weights as they are.
+        ranks = self._order(weight.detach()).argsort(1)
+        terms = _terms(weight, bias)
+        stages = []
+        for check in self._checks:
+            positions = self._kept(torch.tensor(check.positions(self.terms, terms, self.out_channels))).to(ranks.device)
+            thresholds = self._kept(weight.new_tensor(check.thresholds(self.out_channels)))
+            # At the end nothing is left to stop.
+            thresholds = thresholds.masked_fill(positions == terms, -torch.inf)
+            mask = (ranks < positions[:, None]).view_as(weight)
+            stages.append(_Stage(mask, thresholds[:, None, None], (terms - positions - 1).clamp(min=0)[:, None, None]))
+        return stages
+
+    def _order(self, weight: Tensor) -> Tensor:
+        """The taps of each filter, first to last, shape (filters, K * H * W); ties in the order of memory."""
+        mean = self._kept_inputs(self.input_mean)
+        if self.options.order == "expected" and mean.isnan().any():
+            raise ConfigError(
+                "the order 'expected' needs the mean size of the inputs: call measure_inputs(net, images)"
+            )
+        of_filter = mean.view(self.groups, -1).repeat_interleave(weight.shape[0] // self.groups, 0)
+        scores = ORDERS[self.options.order](weight, of_filter[:, :, None, None])
+        return scores.flatten(1).sort(dim=1, descending=True, stable=True).indices
+
+    def _kept(self, filters: Tensor) -> Tensor:
+        """Of one number for each filter, those of the filters that the budget keeps."""
+        return filters
+
+    def _kept_inputs(self, channels: Tensor) -> Tensor:
+        """Of one number for each input channel, those of the channels that the budget keeps."""
+        return channels
+
+    def _partial_sums_learn(self) -> bool:
+        """Whether the loss can depend on an emitted partial sum."""
+        below_zero = all(max(check.thresholds(self.out_channels)) <= 0 for check in self._checks)
+        return self.options.gradient == "exact" and not (self.rectified and below_zero)
+
+    def _stop_exactly(self, x: Tensor, weight: Tensor, bias: Tensor | None, full: Tensor) -> Tensor:
+        """Emits the full sum: where a filter would stop both are negative, and ReLU makes them the same zero."""
+        if (x < 0).any():
+            raise DataError("the exact order needs inputs that are not negative, as they are after ReLU")
+        if self.observer is not None:
+            with torch.no_grad():
+                done = self._done_exactly(x, weight, bias).view(full.shape)
+            terms = _terms(weight, bias)
+            self.observer(Outcome(full.detach(), (done < terms).to(torch.int8) - 1, done, terms))
+        return full
+
+    def _done_exactly(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Terms until the sum is negative, shape (batch, filters, H' * W'), int32."""
+        x = F.pad(x, self._reversed_padding_repeated_twice)
+        order, flat = self._order(weight), weight.flatten(1)
+        one = F.unfold(x[:1], self.kernel_size, self.dilation, 0, self.stride)
+        result = []
+        for part in torch.split(x, max(1, UNIT_BYTES // (one.numel() * one.element_size() + 1))):
+            columns = F.unfold(part, self.kernel_size, self.dilation, 0, self.stride)
+            columns = columns.view(len(part), self.groups, -1, columns.shape[2])
+            per_filter = [
+                _until_negative(columns[:, f * self.groups // len(flat)][:, order[f]], flat[f, order[f]], b)
+                for f, b in enumerate([None] * len(flat) if bias is None else bias)
+            ]
+            result.append(torch.stack(per_filter, 1))
+        return torch.cat(result)
+
+    def take_estimate(self) -> tuple[int, Tensor] | None:
+        """MACs of the last call in training had nothing stopped, and the estimated share done; then forgets them."""
+        estimate, self._estimate = self._estimate, None
+        return estimate
+
+    def get_extra_state(self) -> Tensor:
+        """Options and checks as the bytes of a JSON document, so that a file of tensors can hold them."""
+        state = {"options": asdict(self.options), "checks": [check.as_dict() for check in self._checks]}
+        return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restores what `get_extra_state` gave; raises FileError if it is something else."""
+        try:
+            found = json.loads(bytes(state.tolist()))
+            self.options, self._checks = Termination(**found["options"]), ()
+            self.set_checks([Check(**check) for check in found["checks"]])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FileError(f"these are not the checks of this layer: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to a measurement under way: a copy of the layer is not observed."""
+        return {**self.__dict__, "observer": None, "_estimate": None}
+
+    def extra_repr(self) -> str:
+        """The convolution, the order and the checks."""
+        convolution = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{convolution}, order={self.options.order}, checks={len(self._checks)}"
+
+
+class TerminatingPrefixConv2d(TerminatingConv2d, PrefixConv2d):  # type: ignore[override]
+    """A `PrefixConv2d` that may stop early: both knobs on one layer.
+
+    At a budget, the terms are those of the kept input channels, ordered by the weights with their profile in them; a
+    check given as a share is that share of them, one given as a position moves in proportion.
+    """
+
+    plain = TerminatingConv2d
+
+    def extracted(self) -> nn.Module:
+        """The terminating layer of the size of the moment, with its checks where they are now."""
+        layer = super().extracted()
+        assert isinstance(layer, TerminatingConv2d)
+        layer.input_mean = self._kept_inputs(self.input_mean).clone()
+        layer.observer, layer._checks = None, ()
+        layer.set_checks([self._check_of_now(check, layer.terms) for check in self._checks])
+        return layer
+
+    def _check_of_now(self, check: Check, terms: int) -> Check:
+        positions = self._kept(torch.tensor(check.positions(self.terms, terms, self.out_channels)))
+        thresholds = self._kept(torch.tensor(check.thresholds(self.out_channels), dtype=torch.float64))
+        return Check(position=positions.tolist(), threshold=thresholds.tolist())
+
+    def _kept(self, filters: Tensor) -> Tensor:
+        return self.outputs.select(filters, 0)
+
+    def _kept_inputs(self, channels: Tensor) -> Tensor:
+        return self.inputs.select(channels, 0)
+
+
+def terminating_layers(net: nn.Module) -> dict[str, TerminatingConv2d]:
+    """The terminating layers of a network by path, in the order of its modules."""
+    return {path: layer for path, layer in net.named_modules() if isinstance(layer, TerminatingConv2d)}
+
+
+def _terms(weight: Tensor, bias: Tensor | None) -> int:
+    return weight[0].numel() + (bias is not None)
+
+
+def _outcome(full: Tensor, stops: Tensor | None, stages: Sequence[_Stage], terms: int) -> Outcome:
+    if stops is None:
+        stops = torch.full_like(full, -1, dtype=torch.int8)
+    done = torch.full_like(stops, terms, dtype=torch.int32)
+    for i, stage in enumerate(stages):
+        done -= (stops == i) * stage.saving.to(torch.int32)
+    return Outcome(full.detach(), stops, done, terms)
+
+
+def _estimate(
+    full: Tensor, partial: Sequence[Tensor], stages: Sequence[_Stage], terms: int, temperature: float
+) -> tuple[int, Tensor]:
+    """MACs if nothing stops, and the expected share done if a filter stopped with probability sigmoid((T - u_t) / s).
+
+    s is the temperature times the partial sums' standard deviation, so that one temperature suits all layers.
+    """
+    running, saved = torch.ones_like(full), torch.zeros_like(full)
+    for stage, u in zip(stages, partial, strict=True):
+        width = temperature * u.detach().std().clamp(min=torch.finfo(u.dtype).tiny)
+        stop = running * torch.sigmoid((stage.threshold - u) / width)
+        saved, running = saved + stop * stage.saving, running - stop
+    return full.numel() * terms, 1 - saved.mean() / terms
+
+
+def _until_negative(products_of: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Terms that one filter adds until its sum is negative, for inputs (batch, taps, places) in its order, int32.
+
+    From the first negative weight on the sum never rises, so that the terms before it turns negative are counted by
+    its signs alone.
+    """
+    taps, positive = len(weight), int((weight > 0).sum())
+    terms = taps + (bias is not None)
+    batch, places = products_of.shape[0], products_of.shape[2]
+    if positive >= terms - 1:
+        return torch.full((batch, places), terms, dtype=torch.int32, device=weight.device)
+    base = torch.einsum("btl,t->bl", products_of[:, :positive], weight[:positive])
+    if bias is not None:
+        base = base + bias
+    rest = slice(positive, terms - 2)
+    sums = base[:, None] + (products_of[:, rest] * weight[rest, None]).cumsum(1)
+    return (1 + positive + (base >= 0).int() + (sums >= 0).sum(1)).to(torch.int32)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, emitted: Tensor, full: Tensor) -> Tensor:
+        return emitted.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+
+def _straight_through(emitted: Tensor, full: Tensor) -> Tensor:
+    """`emitted`, with the gradient of `full`."""
+    out: Tensor = _StraightThrough.apply(emitted.detach(), full)  # type: ignore[no-untyped-call]
+    return out
