@@ -68,7 +68,7 @@ def _from_disk(name: str, failure: str) -> Any:
         return builder.as_dataset()
     except Exception as error:
         raise DataError(
-            f"{name}: no such folder; the hub does not answer ({failure}), and its copies on disk do not help ({error}). "
-            f"Download train-*.parquet and test-*.parquet where there is a network (huggingface.co/datasets/{name}) into "
-            f"a folder, and pass that folder; or use 'digits', which needs no network"
+            f"{name}: no such folder; the hub does not answer ({failure}), and its disk cache does not help ({error}). "
+            f"Download its train-*.parquet and test-*.parquet (huggingface.co/datasets/{name}) where there is a network "
+            f"into a folder, and pass that folder; or use 'digits', which needs no network"
         ) from error
