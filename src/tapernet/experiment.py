@@ -201,7 +201,7 @@ def _train(
         net = make_net(experiment.model, config.profile, train)
     settings = Settings(**{**asdict(config.settings), "seed": seed})
     history = fit(net, train, val, recipe, settings, run_dir=folder)
-    save(net, folder / "net.safetensors", input_spec(train))
+    save(net, folder / "net.safetensors", input_spec(train, experiment.data))
     return net, history
 
 
@@ -211,9 +211,9 @@ def make_net(model: ModelConfig, profile: Any, data: ImageData) -> TaperedNet:
     return taper(plain, torch.zeros(1, *data.shape), profile=profile, keep=model.keep)
 
 
-def input_spec(data: ImageData) -> InputSpec:
-    """How a data set's images are prepared."""
-    return InputSpec(data.mean, data.std, data.class_names)
+def input_spec(data: ImageData, source: str | None) -> InputSpec:
+    """How a data set's images are prepared, and where it is found again."""
+    return InputSpec(data.mean, data.std, data.class_names, source)
 
 
 def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:

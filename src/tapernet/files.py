@@ -48,6 +48,19 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Raises FileError now if `path` could not be written at the end of a long run."""
+    path = Path(path)
+    if path.is_dir():
+        raise FileError(f"cannot write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a UTF-8 text file atomically."""
     write_atomically(path, lambda part: _write(part, text.encode()))

@@ -1,6 +1,5 @@
 """Networks with a dial as files: one safetensors file whose JSON header says how to build the network again."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,13 @@ class InputSpec:
         mean: of each channel, in units of [0, 1].
         std: of each channel.
         class_names: of the outputs, in order.
+        data: where the data set is found again, "digits" or a Hugging Face id; None if it was a folder.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+    data: str | None = None
 
 
 def save(net: TaperedNet, path: str | Path, spec: InputSpec | None = None) -> None:
@@ -92,5 +93,5 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "profile": profile}
 
 
-def _spec(spec: dict[str, Sequence[Any]]) -> InputSpec:
-    return InputSpec(tuple(spec["mean"]), tuple(spec["std"]), tuple(spec["class_names"]))
+def _spec(spec: dict[str, Any]) -> InputSpec:
+    return InputSpec(tuple(spec["mean"]), tuple(spec["std"]), tuple(spec["class_names"]), spec["data"])

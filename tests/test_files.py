@@ -1,0 +1,130 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tapernet.errors import FileError
+from tapernet.files import check_writable, read_json, read_tensors, write_atomically, write_json, write_tensors
+
+HEADER = {"kind": "thing", "version": 1}
+
+
+def test_tensors_and_header_come_back(tmp_path: Path) -> None:
+    whole = torch.randn(4, 6)
+    tensors = {"prefix": whole[:2, :3], "scalar": torch.tensor(3.0), "ints": torch.arange(3)}
+    write_tensors(tmp_path / "a", tensors, HEADER | {"note": "é"})
+    found, header = read_tensors(tmp_path / "a", kind="thing", version=1)
+    assert header == HEADER | {"note": "é"}
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[k], tensors[k]) and found[k].dtype == tensors[k].dtype for k in tensors)
+
+
+def test_a_truncated_file_is_refused_at_any_length(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_tensors(path, {"w": torch.randn(50)}, HEADER)
+    data = path.read_bytes()
+    for length in [0, 4, 20, len(data) // 2, len(data) - 1]:
+        path.write_bytes(data[:length])
+        with pytest.raises(FileError, match="not a whole safetensors file"):
+            read_tensors(path, kind="thing", version=1)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    text, foreign = tmp_path / "text", tmp_path / "foreign"
+    text.write_text("import os; os.system('touch pwned')")
+    save_file({"w": torch.zeros(2)}, foreign, metadata={"format": "pt"})
+    with pytest.raises(FileError, match="not a whole safetensors file"):
+        read_tensors(text, kind="thing", version=1)
+    with pytest.raises(FileError, match="not written by tapernet"):
+        read_tensors(foreign, kind="thing", version=1)
+    with pytest.raises(FileError, match="no such file"):
+        read_tensors(tmp_path / "missing", kind="thing", version=1)
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (os.mkdir, (str(tmp_path / "pwned"),))
+
+    (tmp_path / "bomb").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(FileError):
+        read_tensors(tmp_path / "bomb", kind="thing", version=1)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_another_kind_and_a_future_version_are_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a", {}, {"kind": "thing", "version": 7})
+    with pytest.raises(FileError, match="holds a thing, not a network"):
+        read_tensors(tmp_path / "a", kind="network", version=9)
+    with pytest.raises(FileError, match="version 7; this tapernet reads up to 1"):
+        read_tensors(tmp_path / "a", kind="thing", version=1)
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+
+    def full_disk(part: Path) -> None:
+        part.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(FileError, match="No space left on device"):
+        write_atomically(path, full_disk)
+    assert read_json(path) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+WRITER = """
+import sys, torch
+from tapernet.files import write_tensors
+i = 0
+while True:
+    i += 1
+    write_tensors(sys.argv[1], {"w": torch.full((2_000_000,), float(i))}, {"kind": "thing", "version": 1})
+    print(i, flush=True)
+"""
+
+
+def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()  # at least one file is there; now some save or other is under way
+        time.sleep(0.02)
+        writer.send_signal(signal.SIGKILL)
+    tensors, _ = read_tensors(path, kind="thing", version=1)
+    assert len(tensors["w"].unique()) == 1
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Path:
+    """A place where nothing can be written, for root too: below a file."""
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "folder"
+
+
+def test_a_folder_that_cannot_be_written_is_named(read_only: Path) -> None:
+    with pytest.raises(FileError, match="cannot write .*net"):
+        write_json(read_only / "net", {})
+    with pytest.raises(FileError, match="cannot write .*net"):
+        check_writable(read_only / "net")
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="it is a folder"):
+        check_writable(tmp_path)
+
+
+def test_json_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("{")
+    for name in ("a", "missing"):
+        with pytest.raises(FileError, match="cannot read"):
+            read_json(tmp_path / name)

@@ -1,0 +1,51 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapernet.errors import ConfigError
+from tapernet.profile import PROFILES, coefficients, profile_names
+
+
+@pytest.mark.parametrize("name", list(PROFILES))
+@given(n=st.integers(1, 300))
+def test_every_profile_starts_at_one_and_never_rises(name: str, n: int) -> None:
+    gamma = coefficients(name, n)
+    assert gamma.shape == (n,)
+    assert gamma[0] == 1
+    assert bool((gamma.diff() <= 0).all())
+    assert bool((gamma >= 0).all())
+
+
+def test_the_formulas_of_the_paper() -> None:
+    assert coefficients("linear", 4).tolist() == [1, 0.75, 0.5, 0.25]
+    torch.testing.assert_close(coefficients("harmonic", 3), torch.tensor([1, 1 / 2, 1 / 3]))
+    torch.testing.assert_close(coefficients("half-exponential", 4), torch.tensor([1, 1, math.exp(-1), math.exp(-2)]))
+    assert coefficients("all-one", 3).tolist() == [1, 1, 1]
+
+
+def test_a_sequence_of_the_user_is_taken_as_it_is() -> None:
+    assert coefficients([3, 2, 2, 0], 4).tolist() == [3, 2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([1, 0.5, 0.6], "coefficient 2 is 0.5 and the next 0.6"),
+        ([1, 0.5], "3 coefficients, not 2"),
+        ([1, 0, -1], "not negative"),
+        ([float("nan"), 0, 0], "finite"),
+        ([float("inf"), 0, 0], "finite"),
+    ],
+)
+def test_a_bad_sequence_is_refused(bad: list[float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        coefficients(bad, 3)
+
+
+def test_an_unknown_profile_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'linear'") as error:
+        coefficients("linaer", 3)
+    assert all(name in str(error.value) for name in profile_names())
