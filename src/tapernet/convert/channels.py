@@ -1,17 +1,22 @@
 """Which channels of a model move together.
 
-One walk over the model's torch.fx graph gives every value a layout of *channel sets*. Layers that mix channels (Linear,
-Conv2d) start a set of their own; everything else passes its input's on. An operation that needs two values to have the
-same channels, such as a residual sum, joins their sets. A new kind of operation is one rule here.
+One walk over the model's torch.fx graph gives every value a layout of *channel sets*. Layers that mix channels start a
+set of their own; everything else passes its input's on. An operation that needs two values to have the same channels,
+such as a residual sum, joins their sets. What is not known to keep channels apart needs them whole. The rules, one for
+each kind of operation, are in `tapernet.convert.rules`.
+
+torch-pruning's dependency graph answers a like question with less code here, but takes every operation that it does not
+know for an elementwise one: it passes a channel shuffle or a cumulative sum over channels, and what it prunes then is
+not the prefix. It also has no place for what a prefix needs beside the indices: where the profile acts, whole groups,
+and a refusal that names the module.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import lcm
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from tapernet.errors import TaperError
@@ -25,11 +30,14 @@ class ChannelSet:
         name: path of the module that makes them.
         size: how many.
         whole: never cut, because the user, the input or the classes say so.
+        multiple: kept counts are a multiple of this, as a grouped convolution needs.
     """
 
     name: str
     size: int
     whole: bool = False
+    multiple: int = 1
+    layers: list[str] = field(default_factory=list)
     parent: "ChannelSet | None" = None
 
     def root(self) -> "ChannelSet":
@@ -41,6 +49,8 @@ class ChannelSet:
         a, b = self.root(), other.root()
         if a is not b:
             a.whole |= b.whole
+            a.multiple = lcm(a.multiple, b.multiple)
+            a.layers += b.layers
             b.parent = a
 
 
@@ -51,60 +61,137 @@ class Run:
     channels: ChannelSet
     repeat: int = 1
 
+    @property
+    def width(self) -> int:
+        """Features when nothing is cut."""
+        return self.channels.root().size * self.repeat
+
 
 Runs = tuple[Run, ...]
 
 
+@dataclass(frozen=True)
+class Value:
+    """A tensor whose channels are followed: the runs along its dimension `dim`."""
+
+    runs: Runs
+    dim: int
+
+
 @dataclass
 class Use:
-    """A layer that mixes channels: what it reads and what it writes."""
+    """A layer that the budget cuts: what it reads and what it writes, and whether it mixes channels."""
 
     path: str
     inputs: Runs
     outputs: Runs
+    mixes: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why some channels must stay whole; an error if at the end of the walk they may be cut."""
+
+    runs: Runs
+    where: str
+    reason: str
+
+
+Rule = Callable[["Walk", fx.Node], Value | None]
 
 
 @dataclass
 class Walk:
-    """State of the walk: the layers met, and each value's channels (None: no channel dimension of its own)."""
+    """State of the walk: the layers met, and the channels of each value.
+
+    A value of None has no channels that are cut: it is the input, a parameter, a number, or made from whole channels.
+    """
 
     modules: dict[str, nn.Module]
     keep: frozenset[str]
     uses: dict[str, Use] = field(default_factory=dict)
-    runs: dict[fx.Node, Runs] = field(default_factory=dict)
+    values: dict[fx.Node, Value | None] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
 
-    def of(self, node: Any) -> Runs:
-        """The channels of a value."""
-        return self.runs[node]
+    def read(self, node: fx.Node, source: fx.Node, dim: int) -> Runs:
+        """The runs of `source` along `dim`, which `node` takes for the channels."""
+        value = self.values[source]
+        if value is not None and value.dim == dim:
+            return value.runs
+        if value is not None:
+            self.require_whole(node, value, f"takes dimension {dim} for channels, but they are dimension {value.dim}")
+        return (Run(ChannelSet("input", shape(source)[dim], whole=True)),)
 
+    def new(self, path: str, size: int, dim: int) -> Value:
+        """A value with a channel set of its own, made by the layer at `path`."""
+        return Value((Run(ChannelSet(path, size, layers=[path])),), dim)
 
-Rule = Callable[[Walk, fx.Node], Runs]
-MODULE_RULES: dict[type[nn.Module], Rule] = {}
-CALL_RULES: dict[Any, Rule] = {}
+    def cut(self, path: str, inputs: Runs, outputs: Value, *, mixes: bool = False) -> Value | None:
+        """Notes a layer that the budget cuts. A layer that is used again must read the same channels as before."""
+        known = self.uses.setdefault(path, Use(path, inputs, outputs.runs, mixes))
+        if not line_up(known.inputs, inputs):
+            raise TaperError(f"{path}: is used twice, on channels that do not line up, and cannot be tapered")
+        return Value(known.outputs, outputs.dim)
+
+    def require_whole(self, node: fx.Node, value: Value, reason: str) -> None:
+        """Notes that these channels must not be cut."""
+        self.refusals.append(Refusal(value.runs, place(node), reason))
+
+    def refuse(self, node: fx.Node, reason: str) -> Value | None:
+        """Notes that no channel that `node` reads may be cut, and returns None: its result is then whole, too."""
+        for source in node.all_input_nodes:
+            value = self.values[source]
+            if value is not None:
+                self.require_whole(node, value, reason)
+        return None
+
+    def kept(self, path: str) -> bool:
+        """Whether the user keeps the module at `path`, or one that it lies in, whole."""
+        parts = path.split(".")
+        return any(".".join(parts[:i]) in self.keep for i in range(1, len(parts) + 1))
+
+    def check(self) -> None:
+        """Raises TaperError for the first channels that must be whole and are not."""
+        for refusal in self.refusals:
+            roots = [run.channels.root() for run in refusal.runs]
+            cut = [root.layers[0] for root in roots if not root.whole]
+            if cut:
+                raise TaperError(
+                    f"{refusal.where}: {refusal.reason}, so it cannot be tapered; "
+                    f"keep={sorted(set(cut))} would leave its channels whole"
+                )
 
 
 def find_channels(model: nn.Module, example: Tensor, keep: frozenset[str]) -> list[Use]:
-    """The channel-mixing layers of `model` in order, with the channel sets that they read and write.
+    """The layers of `model` that a budget cuts, in order, with the channel sets that they read and write.
 
     Args:
-        model: any module that torch.fx can trace.
-        example: one batch of inputs, shape (n, channels, ...).
-        keep: paths of modules whose outputs stay whole.
+        model: any module that torch.fx can trace, in eval mode.
+        example: a batch of at least two inputs, shape (n, channels, ...).
+        keep: paths of modules; no output of theirs, or of a module inside them, is cut.
 
     Raises:
         TaperError: the model cannot be traced, or holds something whose channels cannot be followed.
     """
+    from tapernet.convert.rules import LAYERS, rule_for
+
     graph = _trace(model, example)
     walk = Walk(dict(model.named_modules()), keep)
     for node in graph.nodes:
-        if node.op == "placeholder":
-            walk.runs[node] = (Run(ChannelSet("input", _width(node), whole=True)),)
-        elif node.op == "output":
-            for value in node.all_input_nodes:
-                for run in walk.of(value):
-                    run.channels.root().whole = True
-        else:
-            walk.runs[node] = _rule(walk, node)(walk, node)
+        walk.values[node] = None
+        if node.op == "output":
+            for source in node.all_input_nodes:
+                make_whole(walk.values[source])
+        elif node.op.startswith("call_") and "tensor_meta" in node.meta:
+            walk.values[node] = rule_for(walk, node)(walk, node)
+        if node.op == "call_module" and walk.kept(str(node.target)):
+            make_whole(walk.values[node])
+    walk.check()
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    for path, module in walk.modules.items():
+        if type(module) in LAYERS and path not in called:
+            raise TaperError(f"{path}: does not run in eval mode on the example, so its channels cannot be followed; "
+                             f"remove it or put an nn.Identity in its place")  # fmt: skip
     return list(walk.uses.values())
 
 
@@ -114,109 +201,57 @@ def _trace(model: nn.Module, example: Tensor) -> fx.Graph:
     try:
         traced = fx.symbolic_trace(model)
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
-        raise TaperError(f"{type(model).__name__} cannot be traced by torch.fx, so its channels cannot be followed: "
-                         f"{error}") from error
-    training = model.training
+        raise TaperError(
+            f"{type(model).__name__} cannot be traced by torch.fx, so its channels cannot be followed: {error}"
+        ) from error
     try:
         with torch.no_grad():
-            ShapeProp(traced.eval()).propagate(example)
+            ShapeProp(traced).propagate(example)
     except Exception as error:
-        raise TaperError(f"{type(model).__name__} does not run on the example of shape {tuple(example.shape)}: "
-                         f"{error}") from error
-    finally:
-        model.train(training)
+        raise TaperError(
+            f"{type(model).__name__} does not run on an example of shape {tuple(example.shape)}: {error}"
+        ) from error
     return traced.graph
 
 
-def _rule(walk: Walk, node: fx.Node) -> Rule:
+def shape(node: fx.Node) -> torch.Size:
+    """The shape of a tensor in the example's pass."""
+    size: torch.Size = node.meta["tensor_meta"].shape
+    return size
+
+
+def has_shape(value: Any) -> bool:
+    """Whether this argument of a node is a single tensor."""
+    return isinstance(value, fx.Node) and hasattr(value.meta.get("tensor_meta"), "shape")
+
+
+def place(node: fx.Node) -> str:
+    """Where in the model a node is: its module's path, and the operation if it is not a module."""
     if node.op == "call_module":
-        module = walk.modules[str(node.target)]
-        for kind, rule in MODULE_RULES.items():
-            if type(module) is kind:
-                return rule
-        raise TaperError(f"{node.target}: {type(module).__name__} cannot be tapered: "
-                         f"tapernet does not know how it moves channels")
-    if node.target in CALL_RULES:
-        return CALL_RULES[node.target]
-    what = getattr(node.target, "__name__", node.target)
-    raise TaperError(f"{node.name}: {what} cannot be tapered: tapernet does not know how it moves channels")
+        return str(node.target)
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = stack[-1][0] if stack else ""
+    operation = getattr(node.target, "__name__", node.target)
+    return f"{path}: {operation}" if path else f"model: {operation}"
 
 
-def _width(node: fx.Node) -> int:
-    shape: torch.Size = node.meta["tensor_meta"].shape
-    return shape[1]
+def make_whole(value: Value | None) -> None:
+    """Says that these channels are never cut."""
+    for run in value.runs if value else ():
+        run.channels.root().whole = True
 
 
-def _image_size(node: fx.Node) -> int:
-    shape: torch.Size = node.meta["tensor_meta"].shape
-    return shape[2:].numel()
+def line_up(a: Runs, b: Runs) -> bool:
+    """Joins two values' channels pairwise; False, and nothing is joined, if they do not line up."""
+    same = [(x.channels.root().size, x.repeat) for x in a] == [(y.channels.root().size, y.repeat) for y in b]
+    if same:
+        for x, y in zip(a, b, strict=True):
+            x.channels.join(y.channels)
+    elif all(run.channels.root().whole for run in (*a, *b)):
+        return sum(run.width for run in a) == sum(run.width for run in b)
+    return same
 
 
-def _mix(walk: Walk, node: fx.Node) -> Runs:
-    """A layer that reads all its input's channels and writes new ones."""
-    path = str(node.target)
-    module = walk.modules[path]
-    if isinstance(module, nn.Conv2d) and module.groups != 1:
-        raise TaperError(f"{path}: a grouped convolution cannot be tapered")
-    if isinstance(module, nn.Linear) and len(node.meta["tensor_meta"].shape) != 2:
-        raise TaperError(f"{path}: a Linear layer over more than (batch, features) cannot be tapered")
-    if path in walk.uses:
-        raise TaperError(f"{path}: is used twice in the model; a shared layer cannot be tapered")
-    inputs = walk.of(node.args[0])
-    outputs = (Run(ChannelSet(path, _width(node), whole=path in walk.keep)),)
-    walk.uses[path] = Use(path, inputs, outputs)
-    return outputs
-
-
-def _same(walk: Walk, node: fx.Node) -> Runs:
-    """Works on each channel alone."""
-    return walk.of(node.args[0])
-
-
-def _flatten(walk: Walk, node: fx.Node) -> Runs:
-    """(n, C, H, W) to (n, C * H * W): each channel becomes a run of features."""
-    before = node.args[0]
-    assert isinstance(before, fx.Node)
-    if len(node.meta["tensor_meta"].shape) != 2:
-        raise TaperError(f"{node.target if node.op == 'call_module' else node.name}: "
-                         f"only flattening to (batch, features) can be tapered")
-    size = _image_size(before)
-    return tuple(Run(r.channels, r.repeat * size) for r in walk.of(before))
-
-
-def _join(walk: Walk, node: fx.Node) -> Runs:
-    """Needs both operands to have the same channels."""
-    values = [a for a in node.args if isinstance(a, fx.Node)]
-    first = walk.of(values[0])
-    for other in values[1:]:
-        for a, b in zip(first, walk.of(other), strict=True):
-            if a.channels.root().size != b.channels.root().size or a.repeat != b.repeat:
-                raise TaperError(f"{node.name}: adds values whose channels do not line up")
-            a.channels.join(b.channels)
-    return first
-
-
-def _concatenate(walk: Walk, node: fx.Node) -> Runs:
-    """One after the other along the channels."""
-    if node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) != 1:
-        raise TaperError(f"{node.name}: only concatenation along the channels can be tapered")
-    return tuple(run for value in node.args[0] for run in walk.of(value))  # type: ignore[union-attr]
-
-
-MODULE_RULES |= {nn.Linear: _mix, nn.Conv2d: _mix, nn.Flatten: _flatten}
-MODULE_RULES |= dict.fromkeys(
-    [
-        nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardtanh, nn.Sigmoid,
-        nn.Tanh, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
-    ],
-    _same,
-)  # fmt: skip
-CALL_RULES |= dict.fromkeys(
-    [
-        F.relu, torch.relu, "relu", F.gelu, F.silu, F.leaky_relu, torch.sigmoid, F.dropout, "contiguous",
-        F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d,
-    ],
-    _same,
-)  # fmt: skip
-CALL_RULES |= dict.fromkeys([operator.add, operator.iadd, torch.add, "add", "add_"], _join)
-CALL_RULES |= {torch.flatten: _flatten, "flatten": _flatten, torch.cat: _concatenate}
+def widths(runs: Runs) -> int:
+    """Features of all runs when nothing is cut."""
+    return sum(run.width for run in runs)

@@ -1,0 +1,1 @@
+"""Layers whose work a budget cuts, and the network they make up."""

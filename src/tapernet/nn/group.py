@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,22 @@ class ChannelGroup(nn.Module):
         profiles: one profile, or with multiple-profile IDP one for each range of budgets.
         ranges: the upper percent of each profile's range, increasing, the last 100.
         multiple: round kept counts up to a multiple of this.
+        layers: paths of every layer whose outputs these channels are; `name` alone if left out.
     """
 
     def __init__(
-        self, name: str, size: int, profiles: Sequence[ProfileSpec], ranges: Sequence[int] = (100,), multiple: int = 1
+        self,
+        name: str,
+        size: int,
+        profiles: Sequence[ProfileSpec],
+        ranges: Sequence[int] = (100,),
+        multiple: int = 1,
+        *,
+        layers: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.name, self.size, self.multiple, self.ranges = name, size, multiple, tuple(ranges)
+        self.layers = tuple(layers) or (name,)
         self.trainable = list(profiles) == [TRAINABLE]
         gammas = torch.stack([coefficients(p, size) for p in profiles])
         if self.trainable:
@@ -45,7 +55,7 @@ class ChannelGroup(nn.Module):
         """Coefficients of the kept channels, shape (kept,); None where all are 1."""
         if self.flat:
             return None
-        gamma: Tensor = self.gamma if self.trainable else self.gammas[self.active]
+        gamma: Tensor = self.gamma if self.trainable else self.get_buffer("gammas")[self.active]
         return gamma[: self.kept]
 
     def extra_repr(self) -> str:
@@ -106,14 +116,22 @@ class Layout:
 
     def select(self, tensor: Tensor, dim: int) -> Tensor:
         """The kept features of `tensor` along `dim`: a view for a prefix, a copy for several spans."""
+        kept = self.kept
+        if tensor.shape[dim] == kept:
+            return tensor
         if self.is_prefix:
-            kept = self.spans[0].kept
-            return tensor if tensor.shape[dim] == kept else tensor.narrow(dim, 0, kept)
-        parts, start = [], 0
-        for span in self.spans:
-            parts.append(tensor.narrow(dim, start, span.kept))
-            start += span.full
-        return torch.cat(parts, dim)
+            return tensor.narrow(dim, 0, kept)
+        return torch.cat([tensor.narrow(dim, start, span.kept) for start, span in self._starts()], dim)
+
+    def index(self) -> slice | Tensor:
+        """What `select` selects: a slice for a prefix, the positions for several spans."""
+        if self.is_prefix:
+            return slice(self.kept)
+        return torch.cat([torch.arange(start, start + span.kept) for start, span in self._starts()])
+
+    def _starts(self) -> list[tuple[int, Span]]:
+        """Each span with the position of its first feature in the uncut tensor."""
+        return list(zip(accumulate((s.full for s in self.spans), initial=0), self.spans, strict=False))
 
     def profile(self) -> Tensor | None:
         """Coefficient of each kept feature, shape (kept,); None where all are 1."""

@@ -6,14 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tapernet.budget import to_percent
 from tapernet.nn.group import ChannelGroup
-from tapernet.nn.net import TaperedNet
+from tapernet.nn.net import Budget, TaperedNet
 from tapernet.nn.prefix import Index, PrefixModule
 
 
 @contextmanager
-def narrowed(net: TaperedNet, budget: float, frozen: float | None = None) -> Iterator[list[nn.Parameter]]:
+def narrowed(net: TaperedNet, budget: Budget, frozen: Budget | None = None) -> Iterator[list[nn.Parameter]]:
     """Makes `net`'s parameters those of the sub-network at `budget`, in the same memory, for the block.
 
     While it holds, gradients, optimizer state and updates exist only for that prefix: a step costs what the smaller
@@ -29,7 +28,6 @@ def narrowed(net: TaperedNet, budget: float, frozen: float | None = None) -> Ite
     Yields:
         The parameters to train, the trainable profiles left out.
     """
-    to_percent(budget)
     full: list[tuple[nn.Module, str, nn.Parameter]] = []
     parameters: list[nn.Parameter] = []
     lower = {} if frozen is None else _prefixes(net, frozen)
@@ -45,7 +43,7 @@ def narrowed(net: TaperedNet, budget: float, frozen: float | None = None) -> Ite
                     if not isinstance(module, ChannelGroup):
                         parameters.append(part)
                     if name in lower.get(id(module), {}):
-                        part.register_hook(_zero_inside(lower[id(module)][name]))
+                        part.register_hook(_zero_inside(lower[id(module)][name]))  # type: ignore[no-untyped-call]
             yield parameters
         finally:
             for module, name, parameter in full:
@@ -60,11 +58,13 @@ def _cuts(module: nn.Module) -> dict[str, Index]:
 
 def _part(parameter: nn.Parameter, cut: Index | None) -> nn.Parameter:
     """The cut of a parameter as a parameter of its own over the same memory; itself if nothing is cut."""
-    view = parameter.detach()[cut or ()]
+    # Scattered features (after a concatenation) are no view of the memory, so that dimension stays whole. What is
+    # unused of it gets gradients of zero; only weight decay still moves it.
+    view = parameter.detach()[tuple(i if isinstance(i, slice) else slice(None) for i in cut or ())]
     return parameter if view.shape == parameter.shape else nn.Parameter(view, parameter.requires_grad)
 
 
-def _prefixes(net: TaperedNet, budget: float) -> dict[int, dict[str, Index]]:
+def _prefixes(net: TaperedNet, budget: Budget) -> dict[int, dict[str, Index]]:
     """What the sub-network of `budget` uses of each module, by the module's id."""
     with net.at(budget):
         return {id(m): m.prefix() for m in net.active_modules() if isinstance(m, PrefixModule)}

@@ -1,6 +1,7 @@
 """The network with a dial."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -10,8 +11,20 @@ from torch import Tensor, nn
 from tapernet.budget import to_percent
 from tapernet.errors import ConfigError
 from tapernet.nn.group import ChannelGroup
+from tapernet.nn.norm import PrefixBatchNorm
 from tapernet.nn.prefix import PrefixModule
 from tapernet.nn.switch import Switch
+from tapernet.registry import unknown
+
+REST = "*"
+"""In a budget per layer, every layer that is not named."""
+
+Budget = float | str | Mapping[str, float]
+"""One share for all layers; the name of a budget that the network has; or a share for each named layer.
+
+A budget per layer is a mapping from layer paths, and "*" for the rest (1.0 if left out), to shares. A layer stands for
+its whole channel group: the layers that a residual sum ties together have one share.
+"""
 
 
 class TaperedNet(nn.Module):
@@ -24,12 +37,15 @@ class TaperedNet(nn.Module):
         model: the model with prefix layers in it.
         groups: what cuts its channels.
         input_shape: shape of one input, (channels, height, width).
-        options: the arguments of `taper` that `tapernet.save` needs to build it again.
+        options: the arguments of `taper` that `tapernet.save` needs to build it again; named budgets are among them.
 
     Example:
         >>> import torch, tapernet as tn
         >>> net = tn.taper(tn.zoo.create("mlp"), torch.zeros(1, 1, 28, 28))
         >>> with net.at(0.5):
+        ...     net(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+        >>> with net.at({"fc1": 0.25, "*": 0.5}):
         ...     net(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
@@ -40,37 +56,51 @@ class TaperedNet(nn.Module):
         super().__init__()
         self.model, self.groups = model, nn.ModuleList(groups)
         self.input_shape, self.options = tuple(input_shape), options
-        self._percent = 100
-        # A plain tuple: walking all modules at every turn of the dial would cost more than a small layer.
-        self._dialled = tuple(m for m in self.modules() if isinstance(m, (ChannelGroup, Switch)))
+        self._budget: Budget = 1.0
+        # Plain tuples: walking all modules at every turn of the dial would cost more than a small layer.
+        self._group_list = tuple(groups)
+        self._switches = tuple(m for m in self.modules() if isinstance(m, Switch))
+        self._norms = tuple(m for m in self.modules() if isinstance(m, PrefixBatchNorm))
+        # A flattened image fixes the size of the image; a network that pools over it does not.
+        layers = [m for m in self.modules() if isinstance(m, PrefixModule)]
+        self._any_size = not any(span.repeat > 1 for layer in layers for span in layer.inputs.spans)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape (batch, classes), at the budget of the moment.
 
         Raises:
-            ConfigError: x is not a batch of inputs of the network's shape.
+            ConfigError: x is not a batch of inputs of the network's shape (height and width may differ where the
+                network does not flatten them into features), or the budget has no batch-norm statistics in eval mode.
         """
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise ConfigError(f"the network takes batches of shape (n, {', '.join(map(str, self.input_shape))}), "
-                              f"not {tuple(x.shape)}")
+        shape, fixed = tuple(x.shape[1:]), 1 if self._any_size else len(self.input_shape)
+        if len(shape) != len(self.input_shape) or shape[:fixed] != self.input_shape[:fixed]:
+            raise ConfigError(
+                f"the network takes batches of shape (n, {', '.join(map(str, self.input_shape))}), not {tuple(x.shape)}"
+            )
         out: Tensor = self.model(x)
         return out
 
     @property
-    def budget(self) -> float:
-        """The share of channels that is computed now, in (0, 1]."""
-        return self._percent / 100
+    def budget(self) -> Budget:
+        """The budget that is computed now: a share in (0, 1], or what else was set."""
+        return self._budget
 
     @budget.setter
-    def budget(self, budget: float) -> None:
-        self._percent = to_percent(budget)
-        for module in self._dialled:
-            module.set_percent(self._percent)
+    def budget(self, budget: Budget) -> None:
+        percents = self._percents(budget)
+        key = _key(percents)
+        self._budget = budget if isinstance(budget, (str, Mapping)) else to_percent(budget) / 100
+        for group, percent in zip(self._group_list, percents, strict=True):
+            group.set_percent(percent)
+        for switch in self._switches:
+            switch.set_percent(percents[0])
+        for norm in self._norms:
+            norm.key, norm.label = key, repr(self._budget)
 
     @contextmanager
-    def at(self, budget: float) -> Iterator["TaperedNet"]:
+    def at(self, budget: Budget) -> Iterator["TaperedNet"]:
         """Runs the block at `budget`, then goes back to the budget before it; raises ConfigError for a bad one."""
-        before = self.budget
+        before = self._budget
         self.budget = budget
         try:
             yield self
@@ -78,15 +108,34 @@ class TaperedNet(nn.Module):
             self.budget = before
 
     @property
+    def budgets(self) -> dict[str, dict[str, float]]:
+        """The named budgets per layer; they are saved with the network."""
+        named: dict[str, dict[str, float]] = self.options.setdefault("budgets", {})
+        return named
+
+    def name_budget(self, name: str, budget: Mapping[str, float]) -> None:
+        """Gives a budget per layer a name, under which `at` and everything else takes it from now on.
+
+        Raises:
+            ConfigError: the budget is not valid for this network, or the name is empty or looks like a number.
+        """
+        if not name or not name[0].isalpha():
+            raise ConfigError(f"the name of a budget starts with a letter, unlike {name!r}")
+        self._percents(budget)
+        self.budgets[name] = {layer: float(share) for layer, share in budget.items()}
+
+    def batch_norms(self) -> tuple[PrefixBatchNorm, ...]:
+        """The batch-norm layers, which need statistics for every budget; `tapernet.calibrate` measures them."""
+        return self._norms
+
+    @property
     def ranges(self) -> tuple[int, ...]:
         """Upper percent of each range of budgets that has a profile of its own; (100,) for a single profile."""
-        group = self.groups[0]
-        assert isinstance(group, ChannelGroup)
-        return group.ranges
+        return self._group_list[0].ranges
 
     def active_modules(self) -> Iterator[nn.Module]:
         """Every module that runs at the budget of the moment."""
-        idle = {id(m) for s in self.modules() if isinstance(s, Switch) for v in s.idle() for m in v.modules()}
+        idle = {id(m) for s in self._switches for v in s.idle() for m in v.modules()}
         return (m for m in self.modules() if id(m) not in idle)
 
     def active_parameters(self) -> Iterator[Tensor]:
@@ -100,7 +149,7 @@ class TaperedNet(nn.Module):
 
     def profiles(self) -> list[nn.Parameter]:
         """The trainable profiles, one for each group; empty if the profile is fixed."""
-        return [g.gamma for g in self.groups if g.trainable]
+        return [g.gamma for g in self._group_list if g.trainable]
 
     @torch.no_grad()
     def order_profiles(self) -> None:
@@ -108,11 +157,44 @@ class TaperedNet(nn.Module):
         for gamma in self.profiles():
             gamma.copy_(gamma.cummin(0).values)
 
+    def _percents(self, budget: Budget) -> list[int]:
+        """The percent of each channel group."""
+        if isinstance(budget, str):
+            if budget not in self.budgets:
+                raise ConfigError(unknown("named budget", budget, self.budgets))
+            budget = self.budgets[budget]
+        if not isinstance(budget, Mapping):
+            return [to_percent(budget)] * len(self._group_list)
+        if len(self.ranges) > 1:
+            raise ConfigError("a network with several profiles takes one budget for all its layers")
+        layers = [layer for g in self._group_list for layer in g.layers]
+        for layer in budget:
+            if layer not in (*layers, REST):
+                raise ConfigError(unknown("layer in a budget", layer, [*layers, REST]))
+        rest = to_percent(budget.get(REST, 1.0))
+        return [_one_percent(group, budget, rest) for group in self._group_list]
 
-def at(net: nn.Module, budget: float) -> AbstractContextManager[object]:
+
+def at(net: nn.Module, budget: Budget) -> AbstractContextManager[object]:
     """`net.at(budget)`; for a network without a dial, nothing, if the budget is 1.0."""
     if isinstance(net, TaperedNet):
         return net.at(budget)
     if budget != 1:
         raise ConfigError(f"{type(net).__name__} has no dial: it runs at budget 1.0, not {budget!r}")
     return nullcontext()
+
+
+def _one_percent(group: ChannelGroup, budget: Mapping[str, float], rest: int) -> int:
+    """What a budget per layer says about one group; its layers must agree."""
+    said = {layer: to_percent(budget[layer]) for layer in group.layers if layer in budget}
+    if len(set(said.values())) > 1:
+        raise ConfigError(f"layers {', '.join(said)} share their channels and need the same budget")
+    return next(iter(said.values()), rest)
+
+
+def _key(percents: Sequence[int]) -> str:
+    """The name of a budget's statistics: its percent, or where groups differ a digest of all."""
+    if len(set(percents)) == 1:
+        return str(percents[0])
+    # Named by content, so that a budget measured before it had a name keeps its statistics.
+    return "x" + hashlib.sha256(repr(list(percents)).encode()).hexdigest()[:16]

@@ -31,4 +31,4 @@ def create(name: str, **arguments: Any) -> nn.Module:
     return model
 
 
-from tapernet.zoo import c10net, mlp, nin  # noqa: E402, F401 (each file registers itself)
+from tapernet.zoo import c10net, mlp, mobilenet, nin, resnet, vgg  # noqa: E402, F401 (each file registers itself)

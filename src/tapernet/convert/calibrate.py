@@ -1,0 +1,69 @@
+"""Batch-norm statistics for any budget."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tapernet.errors import ConfigError
+from tapernet.nn.net import Budget, TaperedNet
+
+
+def calibrate(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], budgets: Iterable[Budget]) -> None:
+    """Measures the batch-norm statistics of each budget and stores them with the network.
+
+    A statistic is the average over the batches of the batch's mean, and of its unbiased variance, with every layer
+    before it normalising by the batch: what `torch.optim.swa_utils.update_bn` computes for a network of the smaller
+    size. Dropout is off, and the weights do not change. The statistics are saved and loaded with the network; training
+    drops them. A network without batch-norm is left as it is, and no batch is drawn.
+
+    Args:
+        net: the network; left in the mode and at the budget it was in.
+        batches: a few batches of training images on the network's device, each shape (n, channels, height, width) with
+            n > 1; of a sequence such as (images, labels), the first. They are drawn once.
+        budgets: what to measure; earlier statistics of these budgets are replaced, others stay.
+
+    Raises:
+        ConfigError: a budget is not valid; there is no batch; a batch does not fit the network.
+    """
+    budgets = list(budgets)
+    for budget in budgets:
+        with net.at(budget):
+            pass
+    if not net.batch_norms():
+        return
+    drawn = 0
+    with measuring(net):
+        for drawn, batch in enumerate(batches, start=1):
+            images = batch if isinstance(batch, Tensor) else batch[0]
+            for budget in budgets:
+                with net.at(budget):
+                    if drawn == 1:
+                        forget(net)
+                    net(images)
+    if not drawn:
+        raise ConfigError("calibrate needs at least one batch of images")
+
+
+def forget(net: TaperedNet) -> None:
+    """Drops the batch-norm statistics of the budget that is set."""
+    for layer in net.batch_norms():
+        layer.forget(layer.key)
+
+
+@contextmanager
+def measuring(net: TaperedNet) -> Iterator[None]:
+    """The network in eval mode without gradients, but with batch-norm averaging the batches that pass."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    for layer in net.batch_norms():
+        layer.calibrating = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for layer in net.batch_norms():
+            layer.calibrating = False
+        for module, training in modes:
+            module.training = training
