@@ -1,0 +1,287 @@
+"""`terminate`: the convolutions of a model whose negative outputs do not matter become ones that may stop early."""
+
+import copy
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from tapernet.errors import DataError, TerminationError
+from tapernet.nn.net import TaperedNet
+from tapernet.nn.prefix import PrefixConv2d, PrefixModule
+from tapernet.nn.switch import Switch
+from tapernet.nn.terminating import EXACT, TerminatingConv2d, TerminatingPrefixConv2d, Termination
+
+# What operations do to values below zero. A new operation is one more name here.
+RECTIFIERS = {nn.ReLU, nn.ReLU6, F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, "relu", "relu_"}
+"""Make them zero."""
+SELECTORS = {
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten,
+    F.dropout, F.dropout2d, F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d,
+    torch.flatten, torch.cat, torch.reshape, "flatten", "reshape", "view", "contiguous",
+}  # fmt: skip
+"""Pass each on or drop it in favour of a greater one, so that a ReLU before would do what the ReLU after does."""
+AVERAGES = {nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean"}
+SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+"""Mix them with others; what goes in without negative values comes out without."""
+NON_NEGATIVE = RECTIFIERS | {nn.Sigmoid, torch.sigmoid, "sigmoid"}
+
+
+def terminate(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    order: str = "magnitude",
+    bias_first: bool = False,
+    gradient: str = "exact",
+    non_negative_input: bool = False,
+) -> nn.Module:
+    """A copy of `model` whose convolutions may stop early; `tapernet.place_checks` sets where.
+
+    Every Conv2d is replaced whose outputs all reach a ReLU, or max pooling and then a ReLU, as in the ET paper: there a
+    negative output is as good as zero. The copy has no checks yet and computes what the model computes. A batch-norm
+    between such a convolution and its ReLU is folded into the convolution for good.
+
+    Average pooling before the ReLU mixes negative outputs with positive ones, so that it matters how negative they are;
+    such a convolution is left alone, as is one in a residual sum before the ReLU.
+
+    Args:
+        model: any model that torch.fx can trace, a sub-network from `tapernet.extract`, or a `TaperedNet`, which keeps
+            its dial. Not changed.
+        example: one batch of inputs, shape (n, channels, height, width), n > 0.
+        order: in which order a filter adds its products: "magnitude", "expected" (then call `measure_inputs`), or
+            "exact".
+        bias_first: whether partial sums include the bias.
+        gradient: "exact" or "straight-through", which takes the ReLU into the layer and leaves an Identity there.
+        non_negative_input: promises that the model's input is never negative, for the first layer in the exact order.
+
+    Returns:
+        The copy. Its attribute `skipped` is a dictionary from the paths of the convolutions left alone to the reasons;
+        `termination` holds the options, with which `terminate(model, example, **options)` builds the same layers again
+        for `load_state_dict` to fill.
+
+    Raises:
+        TerminationError: no convolution qualifies, or the model is already terminated, cannot be traced, does not run
+            on the example, is not in single or double precision, or has a weight that is not finite.
+        DataError: an example without images.
+        ConfigError: an unknown option.
+    """
+    options = Termination(order=order, bias_first=bias_first, gradient=gradient)
+    _check_model(model)
+    if example.dim() == 0 or len(example) == 0:
+        raise DataError("the example is a batch of zero images")
+    stopping = copy.deepcopy(model)
+    inner = stopping.model if isinstance(stopping, TaperedNet) else stopping
+    assert isinstance(inner, nn.Module)
+    survey = _Survey(trace(inner), inner, options, non_negative_input)
+    plans, skipped = survey.plans()
+    if not plans:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "it has no convolution"
+        raise TerminationError(f"{type(model).__name__}: no convolution can stop early ({reasons})")
+    for plan in plans:
+        _apply(plan, inner, options)
+    _check_run(stopping, example)
+    prefix = "model." if inner is not stopping else ""
+    stopping.skipped = {prefix + path: reason for path, reason in skipped.items()}  # type: ignore[assignment]
+    stopping.termination = {  # type: ignore[assignment]
+        "order": order, "bias_first": bias_first, "gradient": gradient, "non_negative_input": non_negative_input,
+    }  # fmt: skip
+    return stopping
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The model's graph in eval mode, with this library's layers as single nodes.
+
+    Raises:
+        TerminationError: torch.fx cannot trace it.
+    """
+    training = {name: module.training for name, module in model.named_modules()}
+    tracer = _Tracer()
+    try:
+        return fx.GraphModule(model, tracer.trace(model.eval()))
+    except Exception as error:  # fx raises whatever the model's forward raises on proxies
+        raise TerminationError(f"{type(model).__name__} cannot be traced by torch.fx: {error}") from error
+    finally:
+        for name, module in model.named_modules():
+            module.training = training[name]
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = isinstance(m, (PrefixModule, Switch, TerminatingConv2d))
+        return own or super().is_leaf_module(m, module_qualified_name)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A convolution to replace; the batch-norm to fold into it and the ReLU to take in, if any."""
+
+    path: str
+    norm: str | None
+    relu: str | None
+
+
+class _Survey:
+    """What becomes of each convolution of a graph, and why."""
+
+    def __init__(self, graph: fx.GraphModule, model: nn.Module, options: Termination, non_negative_input: bool) -> None:
+        self.modules = dict(model.named_modules())
+        self.options, self.non_negative_input = options, non_negative_input
+        self.calls: dict[str, list[fx.Node]] = {}
+        for node in graph.graph.nodes:
+            if node.op == "call_module":
+                self.calls.setdefault(str(node.target), []).append(node)
+
+    def plans(self) -> tuple[list[_Plan], dict[str, str]]:
+        """The convolutions to replace, and the reasons for leaving the others."""
+        plans, skipped = [], {}
+        for path, module in self.modules.items():
+            if isinstance(module, _ConvNd):
+                plan = self._plan(path, module)
+                if isinstance(plan, str):
+                    skipped[path] = plan
+                else:
+                    plans.append(plan)
+        return plans, skipped
+
+    def _plan(self, path: str, conv: nn.Module) -> _Plan | str:
+        """How to replace a convolution, or why not."""
+        calls = self.calls.get(path, [])
+        if not calls:
+            return "the model does not call it by itself"
+        if type(conv) not in (nn.Conv2d, PrefixConv2d):
+            return f"{type(conv).__name__} is not a Conv2d"
+        assert isinstance(conv, nn.Conv2d)
+        norm = self._norm(path, conv)
+        relu = self._own_relu(calls)
+        reasons = [self._reason(conv, node, next(iter(node.users)) if norm else node) for node in calls]
+        if self.options.gradient == "straight-through" and relu is None:
+            reasons.append("its ReLU is not a module that serves it alone, which a straight-through gradient needs")
+        reason = next((r for r in reasons if r), None)
+        return reason or _Plan(path, norm, relu if self.options.gradient == "straight-through" else None)
+
+    def _reason(self, conv: nn.Conv2d, call: fx.Node, value: fx.Node) -> str | None:
+        """Why a call of a convolution, whose result is `value`, cannot stop early."""
+        if conv.padding_mode != "zeros":
+            return f"its padding mode is {conv.padding_mode!r}, not 'zeros'"
+        if self.options.order == EXACT and not self._non_negative(call.args[0]):
+            return "its inputs may be negative, and the exact order needs that they are not"
+        return self._obstacle(value)
+
+    def _norm(self, path: str, conv: nn.Conv2d) -> str | None:
+        """The batch-norm that reads the convolution and nothing else does, if it can be folded."""
+        users = [user for node in self.calls[path] for user in node.users]
+        if type(conv) is not nn.Conv2d or len(users) != 1 or self._kind(users[0]) is not nn.BatchNorm2d:
+            return None
+        name = str(users[0].target)
+        norm = self.modules[name]
+        assert isinstance(norm, nn.BatchNorm2d)
+        return name if norm.running_mean is not None and len(self.calls[name]) == 1 else None
+
+    def _obstacle(self, value: fx.Node) -> str | None:
+        """Why it matters how negative a value is; None if it does not."""
+        if not value.users:
+            return "nothing reads its output"
+        for user in value.users:
+            kind = self._kind(user)
+            if kind in RECTIFIERS:
+                continue
+            reason = self._obstacle(user) if kind in SELECTORS else self._effect(user, kind)
+            if reason is not None:
+                return reason
+        return None
+
+    def _effect(self, user: fx.Node, kind: Any) -> str:
+        if user.op == "output":
+            return "no ReLU comes between it and the model's output"
+        if kind in AVERAGES:
+            return "it is averaged before any ReLU, so that negative outputs count"
+        if kind in SUMS:
+            return "it is summed with another value before any ReLU, so that negative outputs count"
+        if isinstance(kind, type) and issubclass(kind, _BatchNorm):
+            return "a batch-norm that cannot be folded comes before its ReLU"
+        return f"{getattr(kind, '__name__', kind)} comes before any ReLU, so that negative outputs may count"
+
+    def _non_negative(self, value: Any) -> bool:
+        """Whether a value is surely not negative."""
+        kind = self._kind(value)
+        if value.op == "placeholder":
+            return self.non_negative_input
+        if kind in SELECTORS | AVERAGES | SUMS:
+            return all(self._non_negative(source) for source in value.all_input_nodes)
+        return kind in NON_NEGATIVE
+
+    def _own_relu(self, calls: list[fx.Node]) -> str | None:
+        """The nn.ReLU that a straight line leads to from the convolution's only call."""
+        node = calls[0]
+        while len(calls) == len(node.users) == 1:
+            (node,) = node.users
+            kind = self._kind(node)
+            if kind is nn.ReLU:
+                path = str(node.target)
+                return path if len(self.calls[path]) == 1 else None
+            if (kind not in SELECTORS and kind is not nn.BatchNorm2d) or len(node.all_input_nodes) != 1:
+                return None
+        return None
+
+    def _kind(self, node: fx.Node) -> Any:
+        """The module's class, or the function or method that is called."""
+        return type(self.modules[str(node.target)]) if node.op == "call_module" else node.target
+
+
+def _apply(plan: _Plan, model: nn.Module, options: Termination) -> None:
+    conv = model.get_submodule(plan.path)
+    assert isinstance(conv, nn.Conv2d)
+    if plan.norm is not None:
+        norm = model.get_submodule(plan.norm)
+        assert isinstance(norm, nn.BatchNorm2d)
+        _fold(conv, norm)
+        model.set_submodule(plan.norm, nn.Identity())
+    kind = TerminatingPrefixConv2d if isinstance(conv, PrefixConv2d) else TerminatingConv2d
+    layer = kind.from_conv(conv, options, rectified=True)
+    model.set_submodule(plan.path, layer.train(conv.training))
+    if plan.relu is not None:
+        model.set_submodule(plan.relu, nn.Identity())
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Puts what the batch-norm does in eval mode into the convolution's weight and bias."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    # Where the convolution had no bias, torch's is one that does not train.
+    conv.weight, conv.bias = weight, nn.Parameter(bias.detach())
+
+
+def _check_model(model: nn.Module) -> None:
+    name = type(model).__name__
+    if any(isinstance(module, TerminatingConv2d) for module in model.modules()):
+        raise TerminationError(f"{name} is already terminated: set other checks, or start from the plain model")
+    for path, parameter in model.named_parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise TerminationError(f"{path} is {parameter.dtype}: early termination works in float32 or float64")
+    for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise TerminationError(f"{path} has a value that is not finite")
+
+
+def _check_run(model: nn.Module, example: Tensor) -> None:
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(example)
+    except Exception as error:
+        raise TerminationError(
+            f"{type(model).__name__} does not run on the example of shape {tuple(example.shape)}: {error}"
+        ) from error
+    finally:
+        for module, was in training.items():
+            module.training = was
