@@ -69,6 +69,6 @@ def _from_disk(name: str, failure: str) -> Any:
     except Exception as error:
         raise DataError(
             f"{name}: no such folder; the hub does not answer ({failure}), and its disk cache does not help ({error}). "
-            f"Download its train-*.parquet and test-*.parquet (huggingface.co/datasets/{name}) where there is a network "
-            f"into a folder, and pass that folder; or use 'digits', which needs no network"
+            f"Download its train-*.parquet and test-*.parquet (huggingface.co/datasets/{name}) with a network into a "
+            f"folder, and pass that folder; or use 'digits', which needs no network"
         ) from error
