@@ -183,7 +183,9 @@ class TestNames:
         with pytest.raises(DataError, match=f"unknown data set '{source}'.*valid: a folder of .*, a hub id .*, digits"):
             load_data(source)
 
-    @pytest.mark.parametrize("source", ["no/such/folder", "./nowhere", "~/no-such-folder-at-all", Path("nowhere")])
+    @pytest.mark.parametrize(
+        "source", ["no/such/folder", "./nowhere", "~/no-such-folder", "~no-such-user/data", Path("nowhere")]
+    )
     def test_a_folder_that_is_not_there(self, source: str | Path) -> None:
         with pytest.raises(DataError, match="no such folder"):
             load_data(source)

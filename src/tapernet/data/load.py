@@ -1,5 +1,6 @@
 """The one door to data: digits, a folder of parquet files, or a data set of the Hugging Face hub."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def load_data(source: str | Path = DIGITS, *, image: str | None = None, label: s
         if image or label:
             raise DataError(f"{DIGITS!r} has no columns to choose: leave out image and label")
         return _digits()
-    folder = Path(source).expanduser()
+    # Unlike the method of Path, this leaves the name of an unknown user as it is.
+    folder = Path(os.path.expanduser(source))
     # An empty string would be the working folder.
     if source != "" and folder.is_dir():
         return _from_folder(folder.resolve(), image, label)
