@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tapernet.errors import DataError, TerminationError
+from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.prefix import PrefixConv2d, PrefixModule
 from tapernet.nn.switch import Switch
@@ -101,15 +102,11 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Raises:
         TerminationError: torch.fx cannot trace it.
     """
-    training = {name: module.training for name, module in model.named_modules()}
-    tracer = _Tracer()
     try:
-        return fx.GraphModule(model, tracer.trace(model.eval()))
+        with eval_mode(model):
+            return fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         raise TerminationError(f"{type(model).__name__} cannot be traced by torch.fx: {error}") from error
-    finally:
-        for name, module in model.named_modules():
-            module.training = training[name]
 
 
 class _Tracer(fx.Tracer):
@@ -274,14 +271,10 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _check_run(model: nn.Module, example: Tensor) -> None:
-    training = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
-            model.eval()(example)
+        with torch.no_grad(), eval_mode(model):
+            model(example)
     except Exception as error:
         raise TerminationError(
             f"{type(model).__name__} does not run on the example of shape {tuple(example.shape)}: {error}"
         ) from error
-    finally:
-        for module, was in training.items():
-            module.training = was
