@@ -152,14 +152,15 @@ class Walk:
 
     def check(self) -> None:
         """Raises TaperError for the first channels that must be whole and are not."""
+        broken: dict[tuple[str, str], set[str]] = {}
         for refusal in self.refusals:
             roots = [run.channels.root() for run in refusal.runs]
-            cut = [root.layers[0] for root in roots if not root.whole]
+            cut = {root.layers[0] for root in roots if not root.whole}
             if cut:
-                raise TaperError(
-                    f"{refusal.where}: {refusal.reason}, so it cannot be tapered; "
-                    f"keep={sorted(set(cut))} would leave its channels whole"
-                )
+                broken.setdefault((refusal.where, refusal.reason), set()).update(cut)
+        for (where, reason), layers in broken.items():
+            raise TaperError(f"{where}: {reason}, so it cannot be tapered; "
+                             f"keep={sorted(layers)} would leave its channels whole")  # fmt: skip
 
 
 def find_channels(model: nn.Module, example: Tensor, keep: frozenset[str]) -> list[Use]:

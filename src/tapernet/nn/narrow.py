@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tapernet.nn.group import ChannelGroup
 from tapernet.nn.net import Budget, TaperedNet
@@ -30,6 +31,7 @@ def narrowed(net: TaperedNet, budget: Budget, frozen: Budget | None = None) -> I
     """
     full: list[tuple[nn.Module, str, nn.Parameter]] = []
     parameters: list[nn.Parameter] = []
+    hooks: list[RemovableHandle] = []
     lower = {} if frozen is None else _prefixes(net, frozen)
     with net.at(budget):
         try:
@@ -43,9 +45,12 @@ def narrowed(net: TaperedNet, budget: Budget, frozen: Budget | None = None) -> I
                     if not isinstance(module, ChannelGroup):
                         parameters.append(part)
                     if name in lower.get(id(module), {}):
-                        part.register_hook(_zero_inside(lower[id(module)][name]))  # type: ignore[no-untyped-call]
+                        hook = _zero_inside(lower[id(module)][name])
+                        hooks.append(part.register_hook(hook))  # type: ignore[no-untyped-call]
             yield parameters
         finally:
+            for handle in hooks:
+                handle.remove()
             for module, name, parameter in full:
                 module._parameters[name] = parameter
 

@@ -124,6 +124,7 @@ class _PrefixConv(PrefixModule):
     """
 
     in_channels: int
+    input_dim: ClassVar[int] = 1
 
     @property
     def groups(self) -> int:
@@ -143,9 +144,8 @@ class _PrefixConv(PrefixModule):
     def weighed(self) -> Tensor:
         """Each input channel's slice times its coefficient, unless the convolution is grouped."""
         weight = super().weighed()
-        axes = self.axes()["weight"]
         # The weights are fewer than the activations in all but the smallest images.
-        return _weigh(weight, self.inputs, axes.index(self.inputs)) if len(axes) == 2 else weight
+        return _weigh(weight, self.inputs, self.input_dim) if self.__dict__["groups"] == 1 else weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes the kept filters over the kept channels."""
@@ -175,6 +175,7 @@ class PrefixConvTranspose2d(_PrefixConv, nn.ConvTranspose2d):  # type: ignore[ov
     """`_PrefixConv` transposed: its weight holds input channels first."""
 
     plain = nn.ConvTranspose2d
+    input_dim = 0
 
     def axes(self) -> dict[str, Axes]:
         """Input channels, then filters; input channels alone in a grouped convolution."""
