@@ -1,0 +1,124 @@
+"""Checks placed one by one, each where it saves the most MACs per point of accuracy lost."""
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count, product
+
+from torch import Tensor, nn
+
+from tapernet.nn.check import Check
+from tapernet.nn.terminating import terminating_layers
+from tapernet.placement import PLACEMENTS, Placement, least_right, spread_sample
+from tapernet.placement.rerun import GIGABYTE, Checks, Rerun
+
+
+@PLACEMENTS.register("greedy")
+def greedy(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    tolerance: float,
+    *,
+    shares: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.32, 0.5),
+    thresholds: Sequence[float] = (0.0,),
+    bias_first: bool | None = None,
+    batch_size: int = 100,
+    memory: int = 4 * GIGABYTE,
+    sample: int = 2500,
+) -> Placement:
+    """In each step, of all checks in all layers the one that saves the most MACs per answer lost, while tolerated.
+
+    Algorithm 1 spends the tolerance on the layers that it happens to meet first; this spends it where it buys most. A
+    layer's check may be replaced by one that saves more. Gains are not measured anew after every step: the best of the
+    old ones is, and if it is still the best, it is taken (the lazy greedy algorithm of Minoux 1978). Steps are chosen
+    on a sample; the last ones are taken back while the drop on all images is not tolerated.
+
+    Args:
+        net: with no checks set.
+        images: standardised, shape (n, channels, height, width).
+        labels: shape (n,).
+        tolerance: e_t.
+        shares: positions to choose from, as shares of a filter's terms.
+        thresholds: to choose from, with every share.
+        bias_first: whether partial sums include the bias; None leaves it as the network has it.
+        batch_size: images run at once.
+        memory: bytes of activations that may be kept.
+        sample: images on which steps are chosen.
+    """
+    if bias_first is not None:
+        for layer in terminating_layers(net).values():
+            layer.options = replace(layer.options, bias_first=bias_first)
+    guide = Rerun(net, *spread_sample(images, labels, sample), batch_size=batch_size, memory=memory // 2, counting=True)
+    candidates = [Check(share=share, threshold=threshold) for share, threshold in product(shares, thresholds)]
+    steps, trials = choose_steps(guide, candidates, tolerance)
+    rerun = Rerun(net, images, labels, batch_size=batch_size, memory=memory // 2)
+    rerun.checks = steps[0]
+    before, _ = rerun.run_all()
+    least = least_right(before, len(images), tolerance)
+    right, taken = before, steps[0]
+    for step in reversed(steps[1:]):
+        rerun.checks = step
+        if (tried := rerun.run_all()[0]) >= least:
+            right, taken = tried, step
+            break
+    rerun.checks = taken
+    return Placement(taken, before / len(images), right / len(images), trials)
+
+
+def choose_steps(guide: Rerun, candidates: Sequence[Check], tolerance: float) -> tuple[list[Checks], int]:
+    """The checks after no step, after the first, and so on; and how many trials that took.
+
+    Args:
+        guide: images to measure on, counting MACs, with no checks set.
+        candidates: checks to choose from in each layer.
+        tolerance: accuracy drop that must not be reached.
+    """
+    steps = [guide.checks]
+    right, done = guide.run_all()
+    least = least_right(right, len(guide.images), tolerance)
+    # The gain of a move that was never measured is infinite, so that each is measured before any is made.
+    moves = [_Move(-math.inf, i, path, check) for i, (path, check) in enumerate(product(guide.layers, candidates))]
+    trials, numbers = 0, count(len(moves))
+    while moves:
+        move = heapq.heappop(moves)
+        checks = {**steps[-1], move.path: (move.check,)}
+        if move.step == len(steps):
+            steps.append(checks)
+            right, done = move.right, move.done
+            continue
+        guide.checks = checks
+        new_right, new_done = guide.run_all()
+        guide.checks = steps[-1]
+        guide.settle_all()
+        trials += 1
+        if new_done < done and new_right >= least:
+            # One answer more than was lost, so that a move that loses none has a gain too.
+            gain = (done - new_done) / (max(right - new_right, 0) + 1)
+            measured = replace(move, cost=-gain, number=next(numbers), step=len(steps), right=new_right, done=new_done)
+            heapq.heappush(moves, measured)
+    return steps, trials
+
+
+@dataclass(frozen=True, order=True)
+class _Move:
+    """A check that may be set in a layer, the one of the greatest gain first.
+
+    Args:
+        cost: minus the gain.
+        number: decides between equal gains.
+        path: of the layer.
+        check: to be set there.
+        step: number of steps before which it was measured; -1 if never.
+        right: right answers with it.
+        done: MACs done with it.
+    """
+
+    cost: float
+    number: int
+    path: str = field(compare=False)
+    check: Check = field(compare=False)
+    step: int = field(default=-1, compare=False)
+    right: int = field(default=0, compare=False)
+    done: int = field(default=0, compare=False)

@@ -1,0 +1,207 @@
+"""Algorithm 1 of the ET paper: the answer of running everything for every trial, in a part of the time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tapernet.nn.check import Check
+from tapernet.nn.terminating import TerminatingConv2d
+from tapernet.placement import PLACEMENTS, Placement, least_right, spread_sample
+from tapernet.placement.rerun import GIGABYTE, Checks, Rerun
+
+
+@PLACEMENTS.register("greedy-paper")
+def greedy_paper(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    tolerance: float,
+    *,
+    shares: Sequence[float] = (0.05, 0.32),
+    threshold: float = 0.0,
+    batch_size: int = 100,
+    memory: int = 4 * GIGABYTE,
+    sample: int = 2500,
+    plain: bool = False,
+) -> Placement:
+    """Layers from the centre outward, the one nearer the input first; for each the first share that is tolerated.
+
+    Which trials the algorithm makes depends on their outcomes, one after another. Here they are guessed from a sample.
+    Then one pass over the images makes all the guessed trials for each batch, so that a trial starts from what the one
+    before it left, and nothing needs to be kept from batch to batch. The images that the network without checks is
+    least sure of come first, and a trial with more wrong answers than are tolerated is over. A guess that turns out
+    wrong is put right, and what follows from it is done again.
+
+    Args:
+        net: with no checks set.
+        images: standardised, shape (n, channels, height, width).
+        labels: shape (n,).
+        tolerance: e_t.
+        shares: v, tried in this order.
+        threshold: of every check.
+        batch_size: images run at once.
+        memory: bytes of activations that may be kept.
+        sample: images from which outcomes are guessed.
+        plain: make each trial on all images from the first layer on: slow, and the same answer.
+    """
+    candidates = [Check(share=share, threshold=threshold) for share in shares]
+    if plain:
+        return _plainly(Rerun(net, images, labels, batch_size=batch_size, memory=0), candidates, tolerance)
+    rerun = Rerun(net, images, labels, batch_size=batch_size, memory=memory // 2)
+    guide = Rerun(net, *spread_sample(images, labels, sample), batch_size=batch_size, memory=memory // 2)
+    return _Search(rerun, guide, candidates, tolerance).place()
+
+
+def from_centre(count: int) -> list[int]:
+    """0..count-1 from the centre outward, the smaller one first at equal distance."""
+    return sorted(range(count), key=lambda i: (abs(2 * i - count + 1), i))
+
+
+def algorithm_1(
+    layers: Sequence[TerminatingConv2d], candidates: Sequence[Check], tolerated: Callable[[], bool]
+) -> None:
+    """Lines 3 to 13: sets checks and asks after each whether to keep it.
+
+    Args:
+        layers: in the order in which the network runs them.
+        candidates: checks to try in a layer, in this order.
+        tolerated: whether the drop under the checks of the moment is below e_t.
+    """
+    for i in from_centre(len(layers)):
+        for check in candidates:
+            layers[i].set_checks([check])
+            if tolerated():
+                break
+            layers[i].set_checks([])
+
+
+def _plainly(rerun: Rerun, candidates: Sequence[Check], tolerance: float) -> Placement:
+    count = len(rerun.images)
+    before, _ = rerun.run_all()
+    least = least_right(before, count, tolerance)
+    rights: list[int] = []
+
+    def tolerated() -> bool:
+        rights.append(rerun.run_all()[0])
+        return rights[-1] >= least
+
+    algorithm_1(list(rerun.layers.values()), candidates, tolerated)
+    last = next((right for right in reversed(rights) if right >= least), before)
+    return Placement(rerun.checks, before / count, last / count, len(rights))
+
+
+@dataclass
+class _Trial:
+    """Checks that the algorithm tries, and whether they are kept: a guess, then a fact.
+
+    Args:
+        before: the checks before it.
+        checks: under trial.
+        kept: the decision.
+        right: right answers so far.
+        wrong: wrong answers so far.
+    """
+
+    before: Checks
+    checks: Checks
+    kept: bool
+    right: int = 0
+    wrong: int = 0
+
+    @property
+    def after(self) -> Checks:
+        """The checks after the decision."""
+        return self.checks if self.kept else self.before
+
+
+class _Search:
+    """Algorithm 1 by guessing and checking.
+
+    Args:
+        rerun: all images.
+        guide: the sample.
+        candidates: checks to try in a layer, in this order.
+        tolerance: e_t.
+    """
+
+    def __init__(self, rerun: Rerun, guide: Rerun, candidates: Sequence[Check], tolerance: float) -> None:
+        self.rerun, self.guide, self.candidates, self.tolerance = rerun, guide, candidates, tolerance
+        self.layers, self.count = list(rerun.layers.values()), len(rerun.images)
+        self.untouched = rerun.checks
+
+    def place(self) -> Placement:
+        """Sets the checks."""
+        before = self._run_untouched()
+        self.least = least_right(before, self.count, self.tolerance)
+        self.guide_least = least_right(self.guide.run_all()[0], len(self.guide.images), self.tolerance)
+        facts: list[_Trial] = []
+        trials = self._guess(facts)
+        while len(facts) < len(trials):
+            facts += self._make(trials[len(facts) :])
+            trials = self._guess(facts)
+        last = next((trial.right for trial in reversed(facts) if trial.kept), before)
+        return Placement(self.rerun.checks, before / self.count, last / self.count, len(facts))
+
+    def _run_untouched(self) -> int:
+        """Right answers without checks; afterwards the least sure images come first."""
+        right, margins = 0, []
+        for batch, index in enumerate(self.rerun.index):
+            result = self.rerun.run(batch)
+            right += result.right
+            own = result.scores.gather(1, self.rerun.labels[index, None].to(result.scores.device))
+            # The class itself is left out of the best of the others.
+            others = result.scores.scatter(1, self.rerun.labels[index, None].to(own.device), -torch.inf).amax(1)
+            margins.append(own[:, 0] - others)
+            self.rerun.forget(batch)
+        self.rerun.reorder(torch.cat([m.cpu() for m in margins]).argsort())
+        return right
+
+    def _guess(self, facts: Sequence[_Trial]) -> list[_Trial]:
+        """The trials that the algorithm makes, as known from `facts` and beyond them as the sample has it."""
+        self.rerun.checks = self.untouched
+        trials: list[_Trial] = []
+
+        def tolerated() -> bool:
+            before = trials[-1].after if trials else self.untouched
+            if len(trials) < len(facts):
+                trials.append(facts[len(trials)])
+            else:
+                kept = self.guide.run_all()[0] >= self.guide_least
+                trials.append(_Trial(before, self.rerun.checks, kept))
+                self.guide.checks = trials[-1].after
+                self.guide.settle_all()
+            return trials[-1].kept
+
+        algorithm_1(self.layers, self.candidates, tolerated)
+        return trials
+
+    def _make(self, trials: list[_Trial]) -> list[_Trial]:
+        """Makes the trials on all images; returns them as facts, up to the first that was guessed wrong."""
+        for batch, index in enumerate(self.rerun.index):
+            for number, trial in enumerate(trials):
+                lost = trial.wrong > self.count - self.least
+                if not lost:
+                    self.rerun.checks = trial.checks
+                    right = self.rerun.run(batch).right
+                    trial.right += right
+                    trial.wrong += len(index) - right
+                    lost = trial.wrong > self.count - self.least
+                self.rerun.checks = trial.after
+                self.rerun.settle(batch)
+                if lost if trial.kept else trial.right >= self.least:
+                    # Guessed wrong for certain: the trials after it will not be made.
+                    del trials[number + 1 :]
+                    break
+            self.rerun.forget(batch)
+        return self._facts(trials)
+
+    def _facts(self, trials: Sequence[_Trial]) -> list[_Trial]:
+        facts: list[_Trial] = []
+        for trial in trials:
+            guess, trial.kept = trial.kept, trial.right >= self.least
+            facts.append(trial)
+            if trial.kept != guess:
+                break
+        return facts

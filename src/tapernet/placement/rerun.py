@@ -1,0 +1,219 @@
+"""Running a network again and again on the same images while its checks change, from the first changed layer on."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tapernet.convert.terminate import trace
+from tapernet.errors import ConfigError
+from tapernet.nn.check import Check
+from tapernet.nn.mode import eval_mode
+from tapernet.nn.net import TaperedNet
+from tapernet.nn.terminating import Outcome, TerminatingConv2d
+
+GIGABYTE = 1 << 30
+
+Checks = dict[str, tuple[Check, ...]]
+"""The checks of each terminating layer, by its path."""
+_Signature = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """One batch under the checks of the moment.
+
+    Args:
+        scores: shape (batch, classes).
+        right: images whose highest score is their label's.
+        done: MACs of the terminating layers over the batch; 0 if they are not counted.
+    """
+
+    scores: Tensor
+    right: int
+    done: int
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """The state of a run just before a layer: the values still needed, and MACs so far."""
+
+    values: dict[fx.Node, Any]
+    done: int
+    bytes: int
+
+
+class Rerun:
+    """Runs batches of images under changing checks, and computes again only what a change can reach.
+
+    A run remembers what goes into each terminating layer, as long as there is room. The next run of the batch starts at
+    the last layer before which all checks are as they were. Weights and budget must not change meanwhile.
+
+    Args:
+        net: a network from `tapernet.terminate`, run in eval mode.
+        images: standardised, shape (n, channels, height, width).
+        labels: shape (n,).
+        batch_size: images run at once.
+        memory: bytes that remembered values may take; beyond it they are computed again.
+        counting: count MACs as well.
+
+    Attributes:
+        layers: the terminating layers by path, in the order in which they run.
+        executions: how often each of them was run on a batch.
+
+    Raises:
+        ConfigError: no terminating layer, or one that runs twice for an image.
+        TerminationError: the network cannot be traced by torch.fx.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int = 100,
+        memory: int = 4 * GIGABYTE,
+        counting: bool = False,
+    ) -> None:
+        self.net, self.images, self.labels, self.counting = net, images, labels, counting
+        self.index = torch.split(torch.arange(len(images)), batch_size)
+        self.memory, self.used = memory, 0
+        inner = net.model if isinstance(net, TaperedNet) else net
+        assert isinstance(inner, nn.Module)
+        self._graph = trace(inner)
+        self._nodes = list(self._graph.graph.nodes)
+        self._prefix = "model." if inner is not net else ""
+        self._starts = self._find_layers(inner)
+        self.layers = {path: self._layer(path) for path in self._starts}
+        self.executions: Counter[str] = Counter()
+        self._saved: dict[int, dict[tuple[str, _Signature], _Saved]] = {}
+        if not self.layers:
+            raise ConfigError(f"{type(net).__name__} has no terminating layer: call terminate(model, example) first")
+
+    def reorder(self, order: Tensor) -> None:
+        """Takes the images in another order, shape (n,), and forgets everything."""
+        self.index = torch.split(order, len(self.index[0]))
+        self._saved, self.used = {}, 0
+
+    @property
+    def checks(self) -> Checks:
+        """The checks of every layer; may be set."""
+        return {path: layer.checks for path, layer in self.layers.items()}
+
+    @checks.setter
+    def checks(self, checks: Checks) -> None:
+        for path, layer in self.layers.items():
+            if layer.checks != checks[path]:
+                layer.set_checks(checks[path])
+
+    def run(self, batch: int) -> BatchResult:
+        """The batch's result under the checks of the moment."""
+        signatures = self._signatures()
+        saved = self._saved.setdefault(batch, {})
+        start = next((p for p in reversed(self._starts) if (p, signatures[p]) in saved), None)
+        runner = _Runner(self, batch, signatures)
+        with torch.inference_mode(), eval_mode(self.net):
+            if start is None:
+                scores = runner.run(self.images[self.index[batch]])
+            else:
+                state = saved[start, signatures[start]]
+                runner.done = state.done
+                # The interpreter skips what it has a value for: before the start, that is all, needed or not.
+                skipped = dict.fromkeys(self._nodes[: self._starts[start]])
+                values = {node: _copied(value) for node, value in state.values.items()}
+                scores = runner.run(initial_env=skipped | values)
+        right = int((scores.argmax(1) == self.labels[self.index[batch]].to(scores.device)).sum())
+        return BatchResult(scores, right, runner.done)
+
+    def run_all(self) -> tuple[int, int]:
+        """Right answers over all images, and MACs done."""
+        results = [self.run(batch) for batch in range(len(self.index))]
+        return sum(r.right for r in results), sum(r.done for r in results)
+
+    def settle(self, batch: int) -> None:
+        """Forgets what was remembered of a batch under checks other than those of the moment."""
+        signatures = self._signatures()
+        saved = self._saved.get(batch, {})
+        for key in [key for key in saved if signatures[key[0]] != key[1]]:
+            self.used -= saved.pop(key).bytes
+
+    def settle_all(self) -> None:
+        """Settles every batch."""
+        for batch in range(len(self.index)):
+            self.settle(batch)
+
+    def forget(self, batch: int) -> None:
+        """Forgets all that was remembered of a batch."""
+        self.used -= sum(state.bytes for state in self._saved.pop(batch, {}).values())
+
+    def remember(self, batch: int, path: str, signature: _Signature, values: dict[fx.Node, Any], done: int) -> None:
+        """Keeps a state if there is room and it is not kept yet."""
+        saved = self._saved[batch]
+        size = sum(_bytes(value) for value in values.values())
+        if (path, signature) not in saved and self.used + size <= self.memory:
+            saved[path, signature] = _Saved({node: _copied(v) for node, v in values.items()}, done, size)
+            self.used += size
+
+    def _find_layers(self, inner: nn.Module) -> dict[str, int]:
+        """Position in the graph of each terminating layer's call, by path."""
+        starts: dict[str, int] = {}
+        for position, node in enumerate(self._nodes):
+            if node.op == "call_module" and isinstance(inner.get_submodule(str(node.target)), TerminatingConv2d):
+                path = self._prefix + str(node.target)
+                if path in starts:
+                    raise ConfigError(f"{path} runs twice for an image: its checks cannot be placed")
+                starts[path] = position
+        return starts
+
+    def _layer(self, path: str) -> TerminatingConv2d:
+        layer = self.net.get_submodule(path)
+        assert isinstance(layer, TerminatingConv2d)
+        return layer
+
+    def _signatures(self) -> dict[str, _Signature]:
+        """What the input of each layer depends on: all that may change in the layers before it."""
+        signatures: dict[str, _Signature] = {}
+        before: _Signature = ()
+        for path, layer in self.layers.items():
+            signatures[path] = before
+            before = (*before, (layer.options, layer.checks))
+        return signatures
+
+
+class _Runner(fx.Interpreter):
+    """Runs the graph, remembers the state before each terminating layer, and counts."""
+
+    def __init__(self, rerun: Rerun, batch: int, signatures: dict[str, _Signature]) -> None:
+        super().__init__(rerun._graph)
+        self.rerun, self.batch, self.signatures, self.done = rerun, batch, signatures, 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node; before a terminating layer, the state is remembered."""
+        path = self.rerun._prefix + str(n.target)
+        layer = self.rerun.layers.get(path) if n.op == "call_module" else None
+        if layer is None:
+            return super().run_node(n)
+        # The interpreter has dropped the values that nothing needs any more.
+        needed = {node: value for node, value in self.env.items() if value is not None}
+        self.rerun.remember(self.batch, path, self.signatures[path], needed, self.done)
+        self.rerun.executions[path] += 1
+        before, layer.observer = layer.observer, self._count if self.rerun.counting else layer.observer
+        try:
+            return super().run_node(n)
+        finally:
+            layer.observer = before
+
+    def _count(self, outcome: Outcome) -> None:
+        self.done += int(outcome.done.sum())
+
+
+def _copied(value: Any) -> Any:
+    # An operation in place, such as ReLU often is, must not reach what is remembered.
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0

@@ -1,0 +1,381 @@
+"""Placing checks: what every method promises, and Algorithm 1 against a plain reading of it."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tapernet import zoo
+from tapernet.convert.taper import taper
+from tapernet.convert.terminate import terminate
+from tapernet.data import ImageData
+from tapernet.errors import ConfigError, DataError
+from tapernet.measure.termination import count_termination
+from tapernet.nn.check import Check
+from tapernet.nn.terminating import terminating_layers
+from tapernet.placement import PLACEMENTS, least_right, place_checks
+from tapernet.placement.greedy import choose_steps
+from tapernet.placement.greedy_paper import from_centre
+from tapernet.placement.rerun import Rerun
+
+SHAPE = (3, 10, 10)
+CLASSES = 5
+KINDS = ("chain", "c10net", "residual", "dial")
+
+
+class Residual(nn.Module):
+    """Branches, a sum in place and ReLUs in place: what remembered values must survive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.outer, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3)
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first(x))
+        y = self.outer(self.relu(self.inner(x)))
+        x += y
+        x = self.relu(self.last(self.relu(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def chain() -> nn.Module:
+    convolutions = [(nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1), nn.ReLU(inplace=True)) for i in range(5)]
+    head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, CLASSES)]
+    return nn.Sequential(*itertools.chain(*convolutions), *head)
+
+
+def problem(kind: str, n: int = 60) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """A network that gets most of its images right, and loses some with every check."""
+    torch.manual_seed(3)
+    images, example = torch.randn(n, *SHAPE), torch.zeros(1, *SHAPE)
+    c10net = zoo.create("c10net", input_shape=SHAPE, classes=CLASSES)
+    model = {"chain": chain, "residual": Residual}.get(kind, lambda: c10net)().eval()
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.1)
+            last = module
+    net = taper(model, example, profile="all-one").eval() if kind == "dial" else model
+    if kind == "dial":
+        net.budget = 0.5
+        last = net.model.fc2
+    with torch.no_grad():
+        last.bias -= net(images).mean(0)
+        labels = net(images).argmax(1)
+    labels[::10] = (labels[::10] + 1) % CLASSES
+    stopping = terminate(net, example)
+    return stopping, (images, labels)
+
+
+def right(net: nn.Module, data: tuple[Tensor, Tensor]) -> int:
+    with torch.no_grad():
+        return int((net(data[0]).argmax(1) == data[1]).sum())
+
+
+def checks_of(net: nn.Module) -> dict[str, tuple[Check, ...]]:
+    return {path: layer.checks for path, layer in terminating_layers(net).items()}
+
+
+# --- Algorithm 1 -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "order"), [(1, [0]), (2, [0, 1]), (3, [1, 0, 2]), (4, [1, 2, 0, 3]), (9, [4, 3, 5, 2, 6, 1, 7, 0, 8])]
+)
+def test_from_the_centre_outward(count: int, order: list[int]) -> None:
+    assert from_centre(count) == order
+
+
+def as_published(net: nn.Module, data: tuple[Tensor, Tensor], tolerance: float) -> int:
+    """The pseudo code, line by line; returns the number of trials."""
+    layers, count = list(terminating_layers(net).values()), len(data[1])
+    acc, trials = right(net, data), 0
+    middle = (len(layers) - 1) / 2
+    while layers:
+        layer = min(layers, key=lambda each: abs(list(terminating_layers(net).values()).index(each) - middle))
+        layers.remove(layer)
+        for v in (0.05, 0.32):
+            layer.set_checks([Check(share=v)])
+            trials += 1
+            if (acc - right(net, data)) / count < tolerance:
+                break
+            layer.set_checks([])
+    return trials
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tolerance", [0.0, 0.15, 0.4, 1.0])
+@pytest.mark.parametrize("options", [{"plain": True}, {"sample": 7}, {"sample": 60, "memory": 30_000}, {"memory": 0}])
+def test_algorithm_1(kind: str, tolerance: float, options: dict[str, int]) -> None:
+    net, data = problem(kind)
+    before = right(net, data) / 60
+    trials = as_published(net, data, tolerance)
+    expected, after = checks_of(net), right(net, data) / 60
+    placement = place_checks(net, data, tolerance=tolerance, batch_size=8, **options)
+    assert checks_of(net) == placement.checks == expected
+    assert (placement.accuracy_before, placement.accuracy, placement.trials) == (before, after, trials)
+
+
+def test_the_problems_have_both_outcomes() -> None:
+    # Otherwise the test above could not tell one order of layers from another.
+    found = set()
+    for kind in KINDS:
+        net, data = problem(kind)
+        as_published(net, data, 0.4)
+        found |= {layer[0].share if layer else None for layer in checks_of(net).values()}
+    assert found == {0.05, 0.32, None}
+
+
+def test_a_small_sample_guesses_wrong_and_is_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data = problem("chain")
+    as_published(net, data, 0.2)
+    expected = checks_of(net)
+    passes = []
+    from tapernet.placement.greedy_paper import _Search
+
+    make = _Search._make
+    monkeypatch.setattr(_Search, "_make", lambda self, trials: passes.append(len(trials)) or make(self, trials))
+    place_checks(net, data, tolerance=0.2, sample=1, batch_size=8)
+    assert checks_of(net) == expected
+    assert len(passes) > 1
+
+
+def test_fewer_layers_are_run_than_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {}
+    for plain in (True, False):
+        runs: list[Rerun] = []
+        start = Rerun.__init__
+
+        def init(self: Rerun, *arguments: object, **keywords: object) -> None:
+            start(self, *arguments, **keywords)
+            runs.append(self)
+
+        monkeypatch.setattr(Rerun, "__init__", init)
+        net, data = problem("chain", 200)
+        place_checks(net, data, tolerance=0.05, batch_size=8, plain=plain, sample=30)
+        monkeypatch.setattr(Rerun, "__init__", start)
+        counts[plain] = sum(sum(run.executions.values()) for run in runs)
+    assert counts[False] < counts[True] / 2
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.05, 0.15, 0.5, 1.0])
+@pytest.mark.parametrize("before", [0, 10, 19, 20])
+def test_the_least_that_must_be_right(before: int, tolerance: float) -> None:
+    least = least_right(before, 20, tolerance)
+    tolerated = [(before - r) / 20 < tolerance for r in range(22)]
+    assert [r >= least for r in range(22)] == tolerated
+
+
+# --- running again ---------------------------------------------------------------------------------------------------
+
+
+def test_only_the_layers_from_the_change_on_are_run_again() -> None:
+    net, data = problem("chain")
+    rerun = Rerun(net, *data, batch_size=100)
+    paths = list(rerun.layers)
+    rerun.run(0)
+    for changed in (3, 1, 4, 0):
+        before = dict(rerun.executions)
+        rerun.layers[paths[changed]].set_checks([Check(share=0.3)])
+        result = rerun.run(0)
+        extra = [rerun.executions[path] - before[path] for path in paths]
+        assert extra == [0] * changed + [1] * (len(paths) - changed)
+        assert torch.equal(result.scores, Rerun(net, *data, batch_size=100, memory=0).run(0).scores)
+    before = dict(rerun.executions)
+    rerun.run(0)
+    # Nothing changed: only the last layer's input is remembered, not its output.
+    assert sum(rerun.executions.values()) - sum(before.values()) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("memory", [0, 20_000, 1 << 30])
+def test_results_and_macs_are_those_of_the_whole_network(kind: str, memory: int) -> None:
+    net, data = problem(kind)
+    rerun = Rerun(net, *data, batch_size=16, memory=memory, counting=True)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        for layer in rerun.layers.values():
+            if torch.rand(1, generator=generator) < 0.5:
+                share = 0.05 + 0.9 * torch.rand(1, generator=generator).item()
+                layer.set_checks([Check(share=share)])
+        report = count_termination(net, data)
+        assert rerun.run_all() == (right(net, data), sum(layer.done for layer in report.layers))
+        assert rerun.used <= memory
+        rerun.settle_all()
+
+
+def test_settling_forgets_other_checks() -> None:
+    net, data = problem("chain")
+    rerun = Rerun(net, *data, batch_size=100)
+    rerun.run(0)
+    used = rerun.used
+    untouched = rerun.checks
+    rerun.checks = {path: (Check(share=0.5),) for path in rerun.layers}
+    rerun.run(0)
+    assert rerun.used > used
+    rerun.checks = untouched
+    rerun.settle(0)
+    assert rerun.used == used
+    before = sum(rerun.executions.values())
+    rerun.run(0)
+    assert sum(rerun.executions.values()) == before + 1
+    rerun.forget(0)
+    assert rerun.used == 0
+
+
+def test_a_layer_that_runs_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x).relu()).relu().mean((2, 3))
+
+    net = terminate(Twice(), torch.zeros(1, *SHAPE))
+    with pytest.raises(ConfigError, match="runs twice"):
+        place_checks(net, (torch.rand(2, *SHAPE), torch.zeros(2, dtype=torch.long)), tolerance=0.1)
+
+
+# --- greedy ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_saves_most_per_answer_lost() -> None:
+    net, data = problem("c10net")
+    candidates = [Check(share=share) for share in (0.1, 0.3, 0.6)]
+    base, least, gains = right(net, data), least_right(right(net, data), 60, 0.3), {}
+    for path, layer in terminating_layers(net).items():
+        for check in candidates:
+            layer.set_checks([check])
+            found, report = right(net, data), count_termination(net, data)
+            if found >= least:
+                saved = sum(each.total - each.done for each in report.layers)
+                gains[path, check] = saved / (max(base - found, 0) + 1)
+            layer.set_checks([])
+    path, check = max(gains, key=gains.__getitem__)
+    steps, _ = choose_steps(Rerun(net, *data, counting=True), candidates, 0.3)
+    assert {p: c for p, c in steps[1].items() if c} == {path: (check,)}
+
+
+def test_every_step_saves_more() -> None:
+    net, data = problem("chain")
+    rerun = Rerun(net, *data, counting=True)
+    steps, _ = choose_steps(rerun, [Check(share=share) for share in (0.1, 0.3, 0.6)], 0.3)
+    done = []
+    for rerun.checks in steps:
+        done.append(rerun.run_all()[1])
+    assert len(steps) > 2
+    assert all(a > b for a, b in itertools.pairwise(done))
+
+
+def test_greedy_takes_back_steps_that_all_images_do_not_tolerate() -> None:
+    net, data = problem("chain", 200)
+    kept = place_checks(net, data, tolerance=0.1, method="greedy", sample=3)
+    assert kept.accuracy_before - kept.accuracy < 0.1
+    assert kept.accuracy == right(net, data) / 200
+
+
+def test_greedy_sets_the_bias_first() -> None:
+    net, data = problem("chain")
+    place_checks(net, data, tolerance=0.2, method="greedy", bias_first=True, shares=(0.3,), thresholds=(0.0, -0.1))
+    assert all(layer.options.bias_first for layer in terminating_layers(net).values())
+    assert right(net, data) / 60 > 0.9 - 0.2
+
+
+# --- every method ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", list(PLACEMENTS))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_drop_stays_below_the_tolerance_and_macs_are_saved(method: str, kind: str) -> None:
+    net, data = problem(kind)
+    before = right(net, data) / 60
+    placement = place_checks(net, data, tolerance=0.25, method=method)
+    assert placement.checks == checks_of(net)
+    assert placement.accuracy_before == before
+    assert placement.accuracy == right(net, data) / 60
+    assert before - placement.accuracy < 0.25
+    assert count_termination(net, data).saved > 0.05
+    assert placement.trials > 0
+    assert set(placement.as_dict()) == {"checks", "accuracy_before", "accuracy", "trials"}
+
+
+@pytest.mark.parametrize("method", list(PLACEMENTS))
+def test_old_checks_do_not_count(method: str) -> None:
+    net, data = problem("chain")
+    first = place_checks(net, data, tolerance=0.2, method=method)
+    assert place_checks(net, data, tolerance=0.2, method=method) == first
+
+
+@pytest.mark.parametrize("method", list(PLACEMENTS))
+def test_a_data_set_serves_as_well(method: str) -> None:
+    net, (images, labels) = problem("chain")
+    data = ImageData(images, labels, tuple("abcde"))
+    pair = place_checks(net, (images, labels), tolerance=0.2, method=method)
+    assert place_checks(net, data, tolerance=0.2, method=method) == pair
+
+
+@pytest.mark.parametrize("method", list(PLACEMENTS))
+def test_after_an_error_all_is_as_before(method: str) -> None:
+    net, (images, labels) = problem("chain")
+    layers = list(terminating_layers(net).values())
+    layers[2].set_checks([Check(share=0.5)])
+    state = [(layer.options, layer.checks) for layer in layers]
+    with pytest.raises(RuntimeError):
+        place_checks(net.train(), (images[:, :2], labels), tolerance=0.2, method=method)
+    assert [(layer.options, layer.checks) for layer in layers] == state
+    assert all(module.training for module in net.modules())
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tolerance", [-0.01, 1.01, math.nan, math.inf, "10%", None, True])
+def test_a_tolerance_outside_its_range(tolerance: float) -> None:
+    net, data = problem("chain")
+    with pytest.raises(ConfigError, match=r"\[0, 1\]"):
+        place_checks(net, data, tolerance=tolerance)
+
+
+def test_zero_images() -> None:
+    net, (images, labels) = problem("chain")
+    with pytest.raises(DataError, match="zero images"):
+        place_checks(net, (images[:0], labels[:0]), tolerance=0.1)
+
+
+def test_not_as_many_labels() -> None:
+    net, (images, labels) = problem("chain")
+    with pytest.raises(DataError, match="as many labels"):
+        place_checks(net, (images, labels[1:]), tolerance=0.1)
+
+
+def test_an_unknown_method() -> None:
+    net, data = problem("chain")
+    with pytest.raises(ConfigError, match="did you mean 'greedy'"):
+        place_checks(net, data, tolerance=0.1, method="gredy")
+
+
+@pytest.mark.parametrize("method", list(PLACEMENTS))
+@pytest.mark.parametrize("option", ["share", "tolerances", "images"])
+def test_an_unknown_option(method: str, option: str) -> None:
+    net, data = problem("chain")
+    with pytest.raises(ConfigError, match=f"option of {method} '{option}'"):
+        place_checks(net, data, tolerance=0.1, method=method, **{option: 1})
+
+
+def test_a_network_that_does_not_terminate() -> None:
+    with pytest.raises(ConfigError, match="call terminate"):
+        place_checks(chain(), problem("chain")[1], tolerance=0.1)
+
+
+def test_the_exact_order_has_nothing_to_place() -> None:
+    net, data = problem("chain")
+    for layer in terminating_layers(net).values():
+        layer.options = replace(layer.options, order="exact")
+    with pytest.raises(ConfigError, match="stops by itself"):
+        place_checks(net, data, tolerance=0.1)
