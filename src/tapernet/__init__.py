@@ -5,6 +5,8 @@ Incomplete dot products trained by TESLA, and early termination of multiply-accu
 
 from tapernet import zoo
 from tapernet.budget import TEN_BUDGETS
+from tapernet.convert.calibrate import calibrate
+from tapernet.convert.extract import extract
 from tapernet.convert.taper import taper
 from tapernet.data import ImageData, Splits, load_data
 from tapernet.measure.curve import Curve, Point, evaluate
@@ -33,8 +35,10 @@ __all__ = [
     "Slimmable",
     "Splits",
     "TaperedNet",
+    "calibrate",
     "count_parameters",
     "evaluate",
+    "extract",
     "fit",
     "layer_macs",
     "load",

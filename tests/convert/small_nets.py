@@ -100,6 +100,18 @@ class Residual(Base):
         return self.head(F.relu(x + self.bn(self.conv3(F.relu(self.conv2(x))))))
 
 
+class GroupedResidual(Base):
+    """A sum of channels that are free with ones that a grouped convolution ties together."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(a, a)
+        self.conv2, self.grouped = nn.Conv2d(a, a, 1), nn.Conv2d(a, a, 3, padding=1, groups=a // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.head(x.sub(self.grouped(self.conv2(x))))
+
+
 class Concatenation(Base):
     def __init__(self, a: int, b: int) -> None:
         super().__init__(a, b)
@@ -249,6 +261,7 @@ NETS = {
     ),
     "upsampling": SmallNet(chain(lambda a: nn.Upsample(scale_factor=2)), chain_reads()),
     "residual": SmallNet(Residual, {"conv1": "", "conv2": "a", "conv3": "b", "fc": "a"}),
+    "grouped residual": SmallNet(GroupedResidual, {"conv2": "a", "fc": "a"}, unit=2),
     "concatenation": SmallNet(Concatenation, {"conv2": "a", "conv3": "ab", "fc": "b"}, {"conv3.weight": 1}),
     "dense": SmallNet(
         Dense,

@@ -1,6 +1,7 @@
 """Batch-norm statistics for each budget."""
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from tapernet.convert.extract import extract
 from tapernet.convert.taper import taper
 from tapernet.errors import ConfigError
 from tapernet.nn.net import TaperedNet
+from tapernet.saving import load, save
+from tapernet.zoo import create
 
 SHAPE = (3, 6, 6)
 
@@ -150,6 +153,20 @@ def test_statistics_are_saved_and_loaded_with_the_net() -> None:
             assert torch.equal(net(x), fresh(x))
     with fresh.at(0.3), pytest.raises(ConfigError, match="calibrate"):
         fresh(x)
+
+
+def test_named_budgets_and_statistics_are_in_the_nets_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = taper(create("resnet", depth=8, width=0.25), torch.zeros(2, 3, 8, 8)).eval(), torch.randn(4, 3, 8, 8)
+    net.name_budget("odd", {"stage1.0.conv1": 0.5, "*": 0.75})
+    calibrate(net, [x], [0.5, "odd"])
+    save(net, tmp_path / "net.safetensors")
+    loaded = load(tmp_path / "net.safetensors")
+    for budget in (0.5, "odd"):
+        with net.at(budget), loaded.at(budget):
+            assert torch.equal(net(x), loaded(x))
+    with loaded.at(0.75), pytest.raises(ConfigError, match="calibrate"):
+        loaded(x)
 
 
 def test_a_net_without_batch_norm_draws_no_batch() -> None:

@@ -161,6 +161,14 @@ def test_keeping_a_container_keeps_what_is_inside() -> None:
     assert [g.name for g in taper(model, torch.zeros(2, 3), keep=["0"]).groups] == ["1"]
 
 
+def test_keeping_a_module_by_another_of_its_paths() -> None:
+    net = taper(NETS["shared"].make(6, 4), torch.zeros(2, 3, 6, 6), multiple=2)
+    assert len(net.groups) == 1
+    for path in ("again", "again.0", "bn"):
+        with pytest.raises(TaperError, match="no layer has channels to cut"):
+            taper(NETS["shared"].make(6, 4), torch.zeros(2, 3, 6, 6), keep=[path])
+
+
 def test_what_is_summed_with_the_input_is_never_cut() -> None:
     class Sum(Base):
         def forward(self, x: Tensor) -> Tensor:
@@ -236,6 +244,12 @@ class PartOfChannels(Base):
         return self.head(self.conv1(x)[:, 2:])
 
 
+class ComputedPadding(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.head(F.pad(x, (0, x.size(0))))
+
+
 class Fixed(Base):
     """A number that the walk does not see: it is computed from a constant."""
 
@@ -284,6 +298,7 @@ REFUSED = {
         r"^model: add: .*do not line up.*keep=\['conv1', 'conv2'\]",
     ),
     "part of the channels": (lambda: base(PartOfChannels, 6), r"^model: getitem: takes some of the channels"),
+    "computed argument": (lambda: base(ComputedPadding, 8), r"^model: pad: has a computed argument"),
     "unknown module": (lambda: chain(lambda a: nn.LocalResponseNorm(3))(8, 8), r"^1: .*how LocalResponseNorm moves"),
     "shrinking grouped convolution": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1, groups=4), nn.Conv2d(4, 2, 1)),

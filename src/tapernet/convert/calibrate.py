@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tapernet.errors import ConfigError
+from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import Budget, TaperedNet
 
 
@@ -55,15 +56,11 @@ def forget(net: TaperedNet) -> None:
 @contextmanager
 def measuring(net: TaperedNet) -> Iterator[None]:
     """The network in eval mode without gradients, but with batch-norm averaging the batches that pass."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
     for layer in net.batch_norms():
         layer.calibrating = True
     try:
-        with torch.no_grad():
+        with eval_mode(net), torch.no_grad():
             yield
     finally:
         for layer in net.batch_norms():
             layer.calibrating = False
-        for module, training in modes:
-            module.training = training

@@ -97,6 +97,10 @@ class Refusal:
     reason: str
 
 
+class ComputedArgument(Exception):
+    """A rule needs a number that only a run of the model would tell."""
+
+
 Rule = Callable[["Walk", fx.Node], Value | None]
 
 
@@ -108,7 +112,7 @@ class Walk:
     """
 
     modules: dict[str, nn.Module]
-    keep: frozenset[str]
+    keep: frozenset[nn.Module]
     uses: dict[str, Use] = field(default_factory=dict)
     values: dict[fx.Node, Value | None] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
@@ -145,11 +149,6 @@ class Walk:
                 self.require_whole(node, value, reason)
         return None
 
-    def kept(self, path: str) -> bool:
-        """Whether the user keeps the module at `path`, or one that it lies in, whole."""
-        parts = path.split(".")
-        return any(".".join(parts[:i]) in self.keep for i in range(1, len(parts) + 1))
-
     def check(self) -> None:
         """Raises TaperError for the first channels that must be whole and are not."""
         broken: dict[tuple[str, str], set[str]] = {}
@@ -177,20 +176,25 @@ def find_channels(model: nn.Module, example: Tensor, keep: frozenset[str]) -> li
     from tapernet.convert.rules import LAYERS, rule_for
 
     graph = _trace(model, example)
-    walk = Walk(dict(model.named_modules()), keep)
+    kept = frozenset(inner for path in keep for inner in model.get_submodule(path).modules())
+    # One module may have several paths; torch.fx names it by any of them.
+    walk = Walk(dict(model.named_modules(remove_duplicate=False)), kept)
     for node in graph.nodes:
         walk.values[node] = None
         if node.op == "output":
             for source in node.all_input_nodes:
                 make_whole(walk.values[source])
         elif node.op.startswith("call_") and "tensor_meta" in node.meta:
-            walk.values[node] = rule_for(walk, node)(walk, node)
-        if node.op == "call_module" and walk.kept(str(node.target)):
+            try:
+                walk.values[node] = rule_for(walk, node)(walk, node)
+            except ComputedArgument:
+                walk.refuse(node, "has a computed argument")
+        if node.op == "call_module" and walk.modules[str(node.target)] in walk.keep:
             make_whole(walk.values[node])
     walk.check()
-    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    called = {walk.modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
     for path, module in walk.modules.items():
-        if type(module) in LAYERS and path not in called:
+        if type(module) in LAYERS and module not in called:
             raise TaperError(f"{path}: does not run in eval mode on the example, so its channels cannot be followed; "
                              f"remove it or put an nn.Identity in its place")  # fmt: skip
     return list(walk.uses.values())

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from tapernet.convert.channels import (
+    ComputedArgument,
     Rule,
     Run,
     Runs,
@@ -56,7 +57,15 @@ def _unknown(walk: Walk, node: fx.Node) -> None:
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
+    return _constant(node.kwargs.get(name, node.args[position] if len(node.args) > position else default))
+
+
+def _constant(argument: Any) -> Any:
+    computed: list[fx.Node] = []
+    fx.map_arg(argument, computed.append)
+    if computed:
+        raise ComputedArgument
+    return argument
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -200,14 +209,14 @@ def _permute(walk: Walk, node: fx.Node) -> Value | None:
     value = walk.values[_source(node)]
     if value is None:
         return None
-    return Value(value.runs, [d % len(shape(node)) for d in _flat_arguments(node)].index(value.dim))
+    return Value(value.runs, [d % len(shape(node)) for d in _constant(_flat_arguments(node))].index(value.dim))
 
 
 def _transpose(walk: Walk, node: fx.Node) -> Value | None:
     value = walk.values[_source(node)]
     if value is None:
         return None
-    a, b = (d % len(shape(node)) for d in _flat_arguments(node))
+    a, b = (d % len(shape(node)) for d in _constant(_flat_arguments(node)))
     return Value(value.runs, {a: b, b: a}.get(value.dim, value.dim))
 
 
@@ -240,7 +249,8 @@ def _expand(walk: Walk, node: fx.Node) -> Value | None:
 def _refuse_constant(walk: Walk, node: fx.Node, value: Value | None) -> Value | None:
     """A constant in the channels' place holds at one budget alone."""
     if value is not None:
-        given = _flat_arguments(node)[value.dim]
+        sizes = _flat_arguments(node)
+        given = sizes[value.dim] if value.dim < len(sizes) else None
         if isinstance(given, int) and given > 1:
             reason = f"is given the constant {given} where the number of channels belongs (write -1 or use x.size())"
             walk.require_whole(node, value, reason)
@@ -302,12 +312,10 @@ def _concatenate(walk: Walk, node: fx.Node) -> Value | None:
     found = [v for n in sources if (v := walk.values[n]) is not None]
     if not found:
         return None
-    channels, dim = found[0].dim, _argument(node, 1, "dim", 0)
-    if not isinstance(dim, int):
-        return walk.refuse(node, "concatenates along a computed dimension")
-    if dim % len(shape(node)) != channels:
+    channels = found[0].dim
+    if _argument(node, 1, "dim", 0) % len(shape(node)) != channels:
         return _elementwise(walk, node)
-    sequence = _argument(node, 0, "tensors")
+    sequence: Any = node.kwargs.get("tensors", node.args[0] if node.args else ())
     return Value(tuple(run for n in sequence for run in walk.read(node, n, channels)), channels)
 
 

@@ -62,7 +62,7 @@ def taper(
         raise ConfigError(f"multiple is a whole number from 1, not {multiple!r}")
     ranges = _ranges(profile)
     keep = frozenset(keep)
-    paths = {name for name, _ in model.named_modules() if name}
+    paths = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     for path in keep - paths:
         raise ConfigError(unknown("module in keep", path, paths))
     _check(model)
