@@ -22,6 +22,7 @@ class SmallNet:
         scattered: parameters that run over a and b, one after the other, and the dimension in which they do.
         unit: kept counts of a are multiples of this.
         shape: of one input.
+        any_size: whether inputs may be larger.
     """
 
     make: Callable[[int, int], nn.Module]
@@ -29,6 +30,7 @@ class SmallNet:
     scattered: Mapping[str, int] = field(default_factory=dict)
     unit: int = 1
     shape: tuple[int, ...] = (3, 6, 6)
+    any_size: bool = True
 
     def kept(self, a: int, b: int, percent: int) -> tuple[int, int]:
         return kept_count(a, percent, self.unit), kept_count(b, percent)
@@ -245,8 +247,8 @@ NETS = {
     "batch norm": SmallNet(chain(nn.BatchNorm2d), chain_reads()),
     "group norm": SmallNet(chain(lambda a: nn.GroupNorm(a // 2, a)), chain_reads(), unit=2),
     "group norm of one group": SmallNet(chain(lambda a: nn.GroupNorm(1, a)), chain_reads()),
-    "layer norm": SmallNet(chain(lambda a: nn.LayerNorm((a, 6, 6))), chain_reads()),
-    "layer norm of positions": SmallNet(chain(lambda a: nn.LayerNorm((6, 6))), chain_reads()),
+    "layer norm": SmallNet(chain(lambda a: nn.LayerNorm((a, 6, 6))), chain_reads(), any_size=False),
+    "layer norm of positions": SmallNet(chain(lambda a: nn.LayerNorm((6, 6))), chain_reads(), any_size=False),
     "instance norm": SmallNet(chain(lambda a: nn.InstanceNorm2d(a, affine=True)), chain_reads()),
     "plain instance norm": SmallNet(chain(nn.InstanceNorm2d), chain_reads()),
     "prelu": SmallNet(chain(nn.PReLU), chain_reads()),
@@ -269,7 +271,7 @@ NETS = {
         dict.fromkeys(["bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "act.weight"], 0)
         | {"fc.weight": 1},
     ),
-    "functional": SmallNet(Functional, {"conv2": "a", "fc": "b"}),
+    "functional": SmallNet(Functional, {"conv2": "a", "fc": "b"}, any_size=False),
     "squeeze-excite": SmallNet(SqueezeExcite, {"fc1": "a", "fc2": "b", "fc": "a"}),
     "spatial gate": SmallNet(SpatialGate, {"conv2": "a", "fc1": "a", "fc": "a"}),
     "shared": SmallNet(Shared, {"conv2": "a", "fc": "a"}),

@@ -40,9 +40,17 @@ def batches_of(shape: tuple[int, ...], n: int = 2) -> list[Tensor]:
 
 
 @st.composite
-def cases(draw: Callable[..., int], net: SmallNet) -> tuple[int, int, int, str]:
+def cases(draw: Callable[..., int], net: SmallNet) -> tuple[int, int, int, str, tuple[int, ...]]:
+    """Widths a and b, a percent, a profile and an input shape."""
+    sides = [n + draw(st.integers(0, 3)) if net.any_size else n for n in net.shape[1:]]
     a = draw(st.integers(1 if net.unit == 1 else 2, 9)) * net.unit  # one group alone is no grouping
-    return a, draw(st.integers(1, 9)), draw(st.integers(1, 100)), draw(st.sampled_from(PROFILES))
+    return (
+        a,
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 100)),
+        draw(st.sampled_from(PROFILES)),
+        (net.shape[0], *sides),
+    )
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -61,10 +69,10 @@ def test_a_prefix_is_the_architecture_built_small(name: str) -> None:
 
     @settings(max_examples=8, deadline=None)
     @given(cases(small), st.integers(0, 2**31))
-    def check(case: tuple[int, int, int, str], seed: int) -> None:
-        a, b, percent, profile = case
+    def check(case: tuple[int, int, int, str, tuple[int, ...]], seed: int) -> None:
+        a, b, percent, profile, shape = case
         torch.manual_seed(seed)
-        model, data = scrambled(small.make(a, b)), batches_of(small.shape)
+        model, data = scrambled(small.make(a, b)), batches_of(shape)
         expected = small.cut(model, a, b, percent).eval()
         ka, kb = small.kept(a, b, percent)
         small.weigh(expected, {"a": coefficients(profile, a)[:ka], "b": coefficients(profile, b)[:kb]})
