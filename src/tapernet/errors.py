@@ -27,3 +27,7 @@ class TrainingError(TapernetError, RuntimeError):
 
 class TerminationError(TapernetError, ValueError):
     """A model whose convolutions cannot stop early."""
+
+
+class PruningError(TapernetError, ValueError):
+    """A model whose filters cannot be removed."""

@@ -18,7 +18,7 @@ from tapernet.nn.check import Check
 from tapernet.nn.terminating import terminating_layers
 from tapernet.placement import PLACEMENTS, least_right, place_checks
 from tapernet.placement.greedy import choose_steps
-from tapernet.placement.greedy_paper import from_centre
+from tapernet.placement.greedy_paper import _Search, from_centre
 from tapernet.placement.rerun import Rerun
 
 SHAPE = (3, 10, 10)
@@ -109,7 +109,7 @@ def as_published(net: nn.Module, data: tuple[Tensor, Tensor], tolerance: float) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tolerance", [0.0, 0.15, 0.4, 1.0])
+@pytest.mark.parametrize("tolerance", [0.0, 0.15, 0.4])
 @pytest.mark.parametrize("options", [{"plain": True}, {"sample": 7}, {"sample": 60, "memory": 30_000}, {"memory": 0}])
 def test_algorithm_1(kind: str, tolerance: float, options: dict[str, int]) -> None:
     net, data = problem(kind)
@@ -135,32 +135,35 @@ def test_a_small_sample_guesses_wrong_and_is_put_right(monkeypatch: pytest.Monke
     net, data = problem("chain")
     as_published(net, data, 0.2)
     expected = checks_of(net)
-    passes = []
-    from tapernet.placement.greedy_paper import _Search
-
-    make = _Search._make
+    passes, make = [], _Search._make
     monkeypatch.setattr(_Search, "_make", lambda self, trials: passes.append(len(trials)) or make(self, trials))
     place_checks(net, data, tolerance=0.2, sample=1, batch_size=8)
     assert checks_of(net) == expected
     assert len(passes) > 1
 
 
-def test_fewer_layers_are_run_than_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = {}
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Rerun]:
+    """Every `Rerun` that is made."""
+    made: list[Rerun] = []
+    start = Rerun.__init__
+
+    def init(self: Rerun, *arguments: object, **keywords: object) -> None:
+        start(self, *arguments, **keywords)
+        made.append(self)
+
+    monkeypatch.setattr(Rerun, "__init__", init)
+    return made
+
+
+def test_fewer_layers_are_run_than_plainly(runs: list[Rerun]) -> None:
+    counts = []
     for plain in (True, False):
-        runs: list[Rerun] = []
-        start = Rerun.__init__
-
-        def init(self: Rerun, *arguments: object, **keywords: object) -> None:
-            start(self, *arguments, **keywords)
-            runs.append(self)
-
-        monkeypatch.setattr(Rerun, "__init__", init)
         net, data = problem("chain", 200)
         place_checks(net, data, tolerance=0.05, batch_size=8, plain=plain, sample=30)
-        monkeypatch.setattr(Rerun, "__init__", start)
-        counts[plain] = sum(sum(run.executions.values()) for run in runs)
-    assert counts[False] < counts[True] / 2
+        counts.append(sum(sum(run.executions.values()) for run in runs))
+        runs.clear()
+    assert counts[1] < counts[0] / 2
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.05, 0.15, 0.5, 1.0])
