@@ -13,12 +13,13 @@ from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate
 from tapernet.data import ImageData
 from tapernet.errors import ConfigError, DataError
-from tapernet.measure.termination import count_termination
+from tapernet.measure.termination import count_termination, observing
 from tapernet.nn.check import Check
 from tapernet.nn.terminating import terminating_layers
 from tapernet.placement import PLACEMENTS, least_right, place_checks
 from tapernet.placement.greedy import choose_steps
 from tapernet.placement.greedy_paper import _Search, from_centre
+from tapernet.placement.per_filter import _measure, _Table
 from tapernet.placement.rerun import Rerun
 
 SHAPE = (3, 10, 10)
@@ -49,7 +50,7 @@ def chain() -> nn.Module:
     return nn.Sequential(*itertools.chain(*convolutions), *head)
 
 
-def problem(kind: str, n: int = 60) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+def problem(kind: str, n: int = 60, budget: float = 0.5) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """A network that gets most of its images right, and loses some with every check."""
     torch.manual_seed(3)
     images, example = torch.randn(n, *SHAPE), torch.zeros(1, *SHAPE)
@@ -62,7 +63,7 @@ def problem(kind: str, n: int = 60) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
             last = module
     net = taper(model, example, profile="all-one").eval() if kind == "dial" else model
     if kind == "dial":
-        net.budget = 0.5
+        net.budget = budget
         last = net.model.fc2
     with torch.no_grad():
         last.bias -= net(images).mean(0)
@@ -290,13 +291,71 @@ def test_greedy_sets_the_bias_first() -> None:
     assert right(net, data) / 60 > 0.9 - 0.2
 
 
+# --- per filter ------------------------------------------------------------------------------------------------------
+
+
+def test_per_filter_prefers_filters_that_harm_no_margin() -> None:
+    net, (images, labels) = problem("c10net")
+    layer = net.conv3
+    with torch.no_grad():
+        # What half of the last filters say is not heard: their channels' weights are zero.
+        net.fc1.weight.view(64, 64, -1)[:, ::2] = 0
+    placement = place_checks(net, (images, labels), tolerance=0.03, method="per-filter", shares=(0.05,))
+    (check,) = layer.checks
+    positions = torch.tensor(check.positions(layer.terms, layer.terms, 64))
+    # A filter that never stops has nothing to save, muted or not.
+    muted, heard = ((positions[start::2] == 40).sum().item() for start in (0, 1))
+    assert muted > 28
+    assert heard < muted
+    assert placement.accuracy_before - placement.accuracy < 0.03
+
+
+def test_per_filter_harm_is_the_margins_derivative() -> None:
+    net, (images, labels) = problem("chain", 4)
+    path, check = "4", Check(share=0.2)
+    table = _Table.empty(terminating_layers(net)[path], [check])
+    _measure(net, images, labels, {path: table})
+    layer, filter_ = table.layer, 3
+    stopped: list[Tensor] = []
+
+    def margins(scale: float) -> Tensor:
+        """With the outputs that would stop scaled."""
+
+        def hook(_: nn.Module, __: object, y: Tensor) -> Tensor:
+            mask = torch.zeros_like(y, dtype=torch.bool)
+            mask[:, filter_] = stopped[0][:, filter_]
+            return torch.where(mask, y * scale, y)
+
+        handle = layer.register_forward_hook(hook)
+        with torch.no_grad():
+            scores = net(images).double()
+        handle.remove()
+        own = scores.gather(1, labels[:, None])[:, 0]
+        return own - scores.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+
+    with observing(net, lambda at, _, outcome: stopped.append(outcome.stopped) if at == path else None):
+        layer.set_checks([check])
+        with torch.no_grad():
+            net(images)
+        layer.set_checks([])
+    expected = ((margins(1.001) - margins(0.999)) / 0.002).abs().sum().item()
+    assert expected > 0
+    assert table.harm[0, filter_].item() == pytest.approx(expected, rel=0.02)
+
+
+def test_per_filter_needs_the_full_width() -> None:
+    net, data = problem("dial")
+    with pytest.raises(ConfigError, match=r"budget 1\.0"):
+        place_checks(net, data, tolerance=0.2, method="per-filter")
+
+
 # --- every method ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", list(PLACEMENTS))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["chain", "c10net", "dial"])
 def test_the_drop_stays_below_the_tolerance_and_macs_are_saved(method: str, kind: str) -> None:
-    net, data = problem(kind)
+    net, data = problem(kind, budget=1.0 if method == "per-filter" else 0.5)
     before = right(net, data) / 60
     placement = place_checks(net, data, tolerance=0.25, method=method)
     assert placement.checks == checks_of(net)

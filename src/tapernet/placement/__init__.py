@@ -109,4 +109,4 @@ def spread_sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, T
     return images[index], labels[index]
 
 
-from tapernet.placement import greedy, greedy_paper  # noqa: E402, F401 (each file registers itself)
+from tapernet.placement import greedy, greedy_paper, per_filter  # noqa: E402, F401 (each file registers itself)

@@ -32,8 +32,9 @@ def greedy(
 
     Algorithm 1 spends the tolerance on the layers that it happens to meet first; this spends it where it buys most. A
     layer's check may be replaced by one that saves more. Gains are not measured anew after every step: the best of the
-    old ones is, and if it is still the best, it is taken (the lazy greedy algorithm of Minoux 1978). Steps are chosen
-    on a sample; the last ones are taken back while the drop on all images is not tolerated.
+    old ones is, and if it is still the best, it is taken (the lazy greedy algorithm of Minoux 1978). It ends when no
+    check saves more and is tolerated. Steps are chosen on a sample; the last ones are taken back while the drop on all
+    images is not tolerated.
 
     Args:
         net: with no checks set.
@@ -78,15 +79,22 @@ def choose_steps(guide: Rerun, candidates: Sequence[Check], tolerance: float) ->
     steps = [guide.checks]
     right, done = guide.run_all()
     least = least_right(right, len(guide.images), tolerance)
-    # The gain of a move that was never measured is infinite, so that each is measured before any is made.
-    moves = [_Move(-math.inf, i, path, check) for i, (path, check) in enumerate(product(guide.layers, candidates))]
-    trials, numbers = 0, count(len(moves))
-    while moves:
+    choices = list(product(guide.layers, candidates))
+    moves: list[_Move] = []
+    trials, numbers, tried_after = 0, count(), 0
+    while moves or tried_after < len(steps):
+        if not moves:
+            # What was not tolerated may be after other steps. The gain of a move that is not measured is infinite, so
+            # that each is measured before any is made.
+            moves = [_Move(-math.inf, next(numbers), path, check) for path, check in choices]
+            tried_after = len(steps)
         move = heapq.heappop(moves)
         checks = {**steps[-1], move.path: (move.check,)}
         if move.step == len(steps):
             steps.append(checks)
             right, done = move.right, move.done
+            continue
+        if checks == steps[-1]:
             continue
         guide.checks = checks
         new_right, new_done = guide.run_all()
