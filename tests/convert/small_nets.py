@@ -151,6 +151,18 @@ class Functional(Base):
         return F.log_softmax(self.fc(x.view(x.size(0), -1)), dim=1)
 
 
+class Indexing(Base):
+    """Concatenation along the height, and indices that drop and add dimensions before the channels."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(a, a)
+        self.conv2 = nn.Conv2d(3, a, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.conv1(x), self.conv2(x)], dim=-2).permute(0, 2, 3, 1)
+        return self.fc(x[:, 0, None, None, :2, ...].mean((1, 2, 3)))
+
+
 class SqueezeExcite(Base):
     """Gates from two linear layers, brought to the image by view."""
 
@@ -172,7 +184,7 @@ class SpatialGate(Base):
     def __init__(self, a: int, b: int) -> None:
         super().__init__(a, a)
         self.conv2, self.fc1 = nn.Conv2d(a, 1, 3, padding=1), nn.Linear(a, a)
-        self.scale = nn.Parameter(torch.rand(1, 1, 1))
+        self.scale = nn.Parameter(torch.rand(1))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
@@ -272,6 +284,7 @@ NETS = {
         | {"fc.weight": 1},
     ),
     "functional": SmallNet(Functional, {"conv2": "a", "fc": "b"}, any_size=False),
+    "indexing": SmallNet(Indexing, {"fc": "a"}),
     "squeeze-excite": SmallNet(SqueezeExcite, {"fc1": "a", "fc2": "b", "fc": "a"}),
     "spatial gate": SmallNet(SpatialGate, {"conv2": "a", "fc1": "a", "fc": "a"}),
     "shared": SmallNet(Shared, {"conv2": "a", "fc": "a"}),

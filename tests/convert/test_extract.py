@@ -46,7 +46,7 @@ def test_every_layer_is_torchs_and_of_the_kept_size(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["resnet", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["vgg16", "resnet", "mobilenetv2"])
 def test_nothing_of_this_library_is_left(name: str) -> None:
     model = create(name, width=0.25)
     net = calibrated(model, (3, 32, 32))

@@ -200,6 +200,15 @@ def test_kept_counts_are_multiples_and_whole_groups() -> None:
         assert net.model[3].outputs.kept == 2
 
 
+def test_groups_over_the_features_of_a_channel_do_not_round() -> None:
+    """Two features come of each channel, and a group has two of them: every channel is a group."""
+    each = nn.Conv2d(6, 12, 3, padding=1, groups=6)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), each, nn.Conv2d(12, 12, 1, groups=6), nn.Conv2d(12, 2, 1))
+    net = taper(model, torch.zeros(2, 3, 6, 6))
+    with net.at(0.5):
+        assert [layer.outputs.kept for layer in net.model] == [3, 6, 6, 2]
+
+
 def test_several_profiles_have_first_and_last_layers_of_their_own() -> None:
     x = torch.randn(4, 3, 6, 6)
     net = taper(scrambled(NETS["residual"].make(6, 4)), x, {0.5: "linear", 1.0: "all-one"})
@@ -250,6 +259,17 @@ class Misaligned(Base):
 class PartOfChannels(Base):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.conv1(x)[:, 2:])
+
+
+class PoolingOverChannels(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.max_pool2d(self.conv1(x).permute(0, 2, 3, 1), 2).flatten(1))
+
+
+class Crossed(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.head(x + x.permute(0, 3, 1, 2))
 
 
 class ComputedPadding(Base):
@@ -306,6 +326,11 @@ REFUSED = {
         r"^model: add: .*do not line up.*keep=\['conv1', 'conv2'\]",
     ),
     "part of the channels": (lambda: base(PartOfChannels, 6), r"^model: getitem: takes some of the channels"),
+    "pooling over channels": (
+        lambda: base(PoolingOverChannels, 72),
+        r"^model: max_pool2d: takes dimension 1 for channels, but they are dimension 3",
+    ),
+    "channels in different dimensions": (lambda: base(Crossed, 8), r"^model: add: .*channels are different dimensions"),
     "computed argument": (lambda: base(ComputedPadding, 8), r"^model: pad: has a computed argument"),
     "unknown module": (lambda: chain(lambda a: nn.LocalResponseNorm(3))(8, 8), r"^1: .*how LocalResponseNorm moves"),
     "shrinking grouped convolution": (
@@ -329,12 +354,18 @@ REFUSED = {
     "a computed constant": (lambda: base(Fixed, 8, after=nn.ReLU()), r"at or after it the model fails"),
 }
 
+SHAPES = {
+    "tied parameters": (4,),
+    "batch norm over positions": (3, 6),
+    "channels in different dimensions": (3, 8, 8),
+}
+
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_with_the_path_and_the_reason(case: str) -> None:
     make, message = REFUSED[case]
-    shape = {"tied parameters": (4,), "batch norm over positions": (3, 6)}.get(case, (3, 6, 6))
+    shape = SHAPES.get(case, (3, 6, 6))
     with pytest.raises(TaperError, match=message):
         taper(make(), torch.zeros(2, *shape))
 
