@@ -177,6 +177,14 @@ def test_keeping_a_module_by_another_of_its_paths() -> None:
             taper(NETS["shared"].make(6, 4), torch.zeros(2, 3, 6, 6), keep=[path])
 
 
+@pytest.mark.parametrize(
+    ("name", "layers"), [("indexing", ("conv1", "conv2")), ("grouped residual", ("conv1", "conv2"))]
+)
+def test_layers_whose_channels_are_combined_share_a_group(name: str, layers: tuple[str, ...]) -> None:
+    groups = taper(NETS[name].make(6, 4), torch.zeros(2, *NETS[name].shape)).groups
+    assert [group.layers for group in groups] == [layers]
+
+
 def test_what_is_summed_with_the_input_is_never_cut() -> None:
     class Sum(Base):
         def forward(self, x: Tensor) -> Tensor:
@@ -272,6 +280,11 @@ class Crossed(Base):
         return self.head(x + x.permute(0, 3, 1, 2))
 
 
+class PaddedChannels(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.pad(self.conv1(x), (0, 0, 0, 0, 1, 1)))
+
+
 class ComputedPadding(Base):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
@@ -331,6 +344,7 @@ REFUSED = {
         r"^model: max_pool2d: takes dimension 1 for channels, but they are dimension 3",
     ),
     "channels in different dimensions": (lambda: base(Crossed, 8), r"^model: add: .*channels are different dimensions"),
+    "padded channels": (lambda: base(PaddedChannels, 10), r"^model: pad: pads the channels"),
     "computed argument": (lambda: base(ComputedPadding, 8), r"^model: pad: has a computed argument"),
     "unknown module": (lambda: chain(lambda a: nn.LocalResponseNorm(3))(8, 8), r"^1: .*how LocalResponseNorm moves"),
     "shrinking grouped convolution": (
