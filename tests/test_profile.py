@@ -10,7 +10,7 @@ from tapernet.profile import PROFILES, coefficients, profile_names
 
 
 @pytest.mark.parametrize("name", list(PROFILES))
-@given(n=st.integers(1, 300))
+@given(n=st.integers(2, 300))
 def test_every_profile_starts_at_one_and_never_rises(name: str, n: int) -> None:
     gamma = coefficients(name, n)
     assert gamma.shape == (n,)

@@ -1,11 +1,13 @@
 """The `tapernet` command: one function here is one subcommand, its parameters are the options."""
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tapernet.config import explain
 from tapernet.errors import ConfigError, TapernetError
 from tapernet.experiment import ModelConfig
 from tapernet.train.recipes import TESLA, Recipe
@@ -90,14 +92,19 @@ def evaluate(
 
 
 def reproduce(
-    experiment: str, data: str | None = None, experiments: str = "experiments", results: str = "results",
+    experiment: str,
+    data: str | None = None,
+    only: list[str] | None = None,
+    experiments: str = "experiments",
+    results: str = "results",
     runs: str = "runs",
-) -> None:  # fmt: skip
+) -> None:
     """Trains and measures what a result file of the papers' figures still lacks.
 
     Args:
         experiment: <paper>/<figure>, as in tesla/mnist_tesla.
         data: where the data set is, in place of the experiment's own source.
+        only: names of the curves to train; all by default.
         experiments: folder of the YAML files.
         results: folder of the result files.
         runs: folder of checkpoints and trained networks.
@@ -106,7 +113,7 @@ def reproduce(
     from tapernet.experiment import reproduce as run
 
     config = read_experiment(Path(experiments) / f"{experiment}.yaml")
-    run(config, Path(results) / f"{experiment}.json", Path(runs) / experiment, data, _show)
+    run(config, Path(results) / f"{experiment}.json", Path(runs) / experiment, data=data, only=only or (), say=_show)
 
 
 def report(figure: str, experiments: str = "experiments", results: str = "results") -> None:
@@ -143,15 +150,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 when all went well, 2 for an error that the message explains, 130 when interrupted."""
     from jsonargparse import auto_cli
 
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        auto_cli(COMMANDS, args=list(sys.argv[1:] if arguments is None else arguments), prog="tapernet")
+        auto_cli(COMMANDS, args=given, prog="tapernet", exit_on_error=False)
+    except ArgumentError as error:
+        return _fail(explain(str(error), _options(given)))
     except TapernetError as error:
-        print(f"tapernet: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
     except KeyboardInterrupt:
         print("tapernet: interrupted; with a run_dir, the same command goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"tapernet: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _options(given: Sequence[str]) -> list[str]:
+    """The keys that the subcommand takes."""
+    from jsonargparse import auto_parser
+
+    if not given or given[0] not in COMMANDS:
+        return []
+    return list(auto_parser(COMMANDS[given[0]]).get_defaults().keys())
 
 
 def _show(what: Any) -> None:

@@ -8,22 +8,23 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 
 from tapernet import zoo
 from tapernet.budget import TEN_BUDGETS, to_percent
+from tapernet.config import read_yaml
 from tapernet.convert.taper import taper
 from tapernet.data import ImageData, Splits, load_data
-from tapernet.errors import ConfigError, FileError
+from tapernet.errors import ConfigError
 from tapernet.files import read_json, write_json
 from tapernet.measure.curve import evaluate
 from tapernet.nn.net import TaperedNet
+from tapernet.registry import unknown
 from tapernet.saving import InputSpec, save
 from tapernet.train.loop import History, fit
 from tapernet.train.recipes import IDP, Recipe
@@ -98,15 +99,7 @@ def read_experiment(path: Path) -> Experiment:
         FileError: the file is missing.
         ConfigError: an unknown key or a bad value; the message names it.
     """
-    if not path.is_file():
-        known = sorted(str(p.relative_to(p.parents[1]).with_suffix("")) for p in path.parents[1].glob("*/*.yaml"))
-        raise FileError(f"no such experiment: {path}; in that folder: {', '.join(known) or 'none'}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Experiment)
-    try:
-        experiment: Experiment = Experiment(**vars(parser.instantiate_classes(parser.parse_path(str(path)))))
-    except Exception as error:  # jsonargparse wraps whatever a value's own check raises
-        raise ConfigError(f"{path}: {error}") from error
+    experiment = read_yaml(Experiment, path)
     names = [c.name for c in experiment.curves]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: two curves have the same name")
@@ -114,8 +107,14 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def reproduce(
-    experiment: Experiment, result: Path, runs: Path, data: str | None = None, say: Callable[[str], None] = print
-) -> dict[str, Any]:
+    experiment: Experiment,
+    result: Path,
+    runs: Path,
+    *,
+    data: str | None = None,
+    only: Collection[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
     """Trains and measures what the result file lacks, and writes it after each training.
 
     Args:
@@ -123,15 +122,22 @@ def reproduce(
         result: the JSON file; curves and seeds that it holds are not run again.
         runs: folder for checkpoints and trained networks.
         data: data set to use in place of the experiment's.
+        only: names of the curves to train; all of them if empty.
         say: told of each step.
 
     Raises:
-        ConfigError: the result file holds a curve of that name made with other settings.
+        ConfigError: `only` names a curve that is not there; the result file holds a curve made with other settings.
     """
+    names = [c.name for c in experiment.curves]
+    for name in only:
+        if name not in names:
+            raise ConfigError(unknown("curve", name, names))
     splits = load_data(data or experiment.data)
     found = read_json(result) if result.exists() else {}
     curves = {c["name"]: c for c in found.get("curves", [])}
     for config in experiment.curves:
+        if only and config.name not in only:
+            continue
         curve = curves.setdefault(config.name, _empty(experiment, config))
         if not _same(curve["config"], config, _plain(experiment, config)):
             raise ConfigError(f"{result} holds {config.name!r} made with other settings; remove that curve from it")
@@ -141,10 +147,9 @@ def reproduce(
             say(f"{config.name}, seed {seed}")
             measured = _Measured.of(experiment, config, splits, seed, runs / _slug(config.name) / f"seed{seed}")
             measured.append_to(curve, seed)
-            known = [curves[c.name] for c in experiment.curves if c.name in curves]
+            known = [curves[name] for name in names if name in curves]
             write_json(result, {"title": experiment.title, "hardware": hardware(), "curves": known})
             say(f"  mean accuracy {sum(measured.accuracy) / len(measured.accuracy):.4f}, {measured.minutes:.1f} min")
-    return {"title": experiment.title, "curves": [curves[c.name] for c in experiment.curves]}
 
 
 @dataclass

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from tapernet.errors import ConfigError, FileError
+from tapernet.config import read_yaml
+from tapernet.errors import ConfigError
 from tapernet.files import read_json
 from tapernet.measure.plot import new_axes, save_figure
 from tapernet.registry import unknown
@@ -55,14 +54,7 @@ def read_figure(path: Path, results: Path) -> list[Panel]:
         FileError: a file is missing.
         ConfigError: an unknown key, or a curve that its result file lacks.
     """
-    if not path.is_file():
-        raise FileError(f"no such figure: {path}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(FigureConfig)
-    try:
-        panels: list[PanelConfig] = parser.instantiate_classes(parser.parse_path(str(path))).panels
-    except Exception as error:  # jsonargparse wraps whatever a value's own check raises
-        raise ConfigError(f"{path}: {error}") from error
+    panels = read_yaml(FigureConfig, path).panels
     folder = results / path.parent.name
     return [Panel(p.title, [_find(folder, name) for name in p.curves], p.learned) for p in panels]
 

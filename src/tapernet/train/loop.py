@@ -121,7 +121,7 @@ class _Run:
         net.to(fabric.device)
         # These are the network's own tensors: while a stage works on narrowed views of them, they stay up to date.
         self.whole = net.state_dict()
-        self.images, self.labels = train.as_float(), train.labels
+        self.images, self.labels, self.black = train.as_float(), train.labels, train.black
         self.val_images, self.val_labels = val.as_float(), val.labels
         self.state = RunState(EarlyStopping(None))
         self.best: dict[str, Tensor] = {}
@@ -195,7 +195,7 @@ class _Run:
             lr = settings.lr_at(state.epoch + step / steps, stage.max_epochs)
             for group in optimizers[0].param_groups:
                 group["lr"] = lr
-            images = augment(self.images[indices], settings.augment, shared)[rank::world]
+            images = augment(self.images[indices], settings.augment, shared, self.black)[rank::world]
             labels = self.labels[indices][rank::world]
             # Processes average their gradients, so dividing by the mean share makes the sum the whole batch's mean.
             value = loss(self.fabric.to_device(images), self.fabric.to_device(labels), stage.objective.draw(rng),

@@ -1,0 +1,57 @@
+"""Options from YAML files and the command line, read by jsonargparse; and its errors in words that name the choices."""
+
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+from jsonargparse import ArgumentParser
+
+from tapernet.errors import ConfigError, FileError
+from tapernet.registry import unknown
+from tapernet.train.recipes import Recipe
+
+C = TypeVar("C")
+
+
+def read_yaml(kind: type[C], path: Path) -> C:
+    """The dataclass `kind` from a YAML file.
+
+    Args:
+        kind: a dataclass whose fields are the file's keys.
+        path: <folder>/<paper>/<figure>.yaml; if it is missing, the message lists the others of that folder.
+
+    Raises:
+        FileError: the file is missing.
+        ConfigError: an unknown key or a bad value; the message names it.
+    """
+    if not path.is_file():
+        root = path.parents[1]
+        known = sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("*/*.yaml"))
+        raise FileError(f"no such file: {path}; in that folder: {', '.join(known) or 'none'}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    try:
+        return kind(**vars(parser.instantiate_classes(parser.parse_path(str(path)))))
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {explain(str(error))}") from error
+
+
+def explain(message: str, options: Iterable[str] = ()) -> str:
+    """A parser's message; where it is about a name that does not exist, with the names that do.
+
+    Args:
+        message: jsonargparse's own.
+        options: keys that the command takes, "settings.lr" and the like.
+    """
+    recipes = {kind.__name__: kind for kind in Recipe.__subclasses__()}
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        return unknown("recipe", found[1], recipes)
+    if found := re.search(r"class_path '[\w.]*?(\w+)':\s+(?:Option|Key) '(\w+)' is not (?:accepted|expected)", message):
+        valid = [f.name for f in fields(recipes[found[1]])] if found[1] in recipes else []  # type: ignore[arg-type]
+        return unknown(f"option of {found[1]}", found[2], valid)
+    if found := re.search(r"unrecognized arguments: --(\S+)|does not accept option '(\S+)'", message):
+        return unknown("option", (found[1] or found[2]).split("=")[0], options)
+    return " ".join(message.split())

@@ -1,0 +1,288 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tapernet import IDP, MPIDP, RTESLA, TESLA, FineTune, ImageData, Recipe, Settings, Slimmable, TaperedNet, fit, taper
+from tapernet.errors import ConfigError, DataError, FileError, TrainingError
+from tapernet.measure.accuracy import accuracies
+from tapernet.zoo.mlp import mlp
+
+EXAMPLE = torch.zeros(1, 1, 4, 4)
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        IDP(max_epochs=8),
+        TESLA(budgets=(1.0, 0.5, 0.1), max_epochs=6),
+        RTESLA(budgets=(1.0, 0.5, 0.1), max_epochs=12),
+        Slimmable(budgets=(1.0, 0.5, 0.3, 0.1), extra=1, epochs=10),
+        FineTune(budgets=(1.0, 0.1), epochs=8),
+    ],
+    ids=lambda r: type(r).__name__,
+)
+@pytest.mark.parametrize("profile", ["linear", "trainable"])
+def test_every_recipe_learns(recipe: Recipe, profile: str, plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    net = taper(plain, EXAMPLE, profile=profile)
+    history = fit(net, train, val, recipe, Settings(batch_size=20, lr=3e-3), progress=False)
+    assert accuracies(net, val.as_float(), val.labels, [1.0])[0] > 0.8  # a guess is right a third of the time
+    assert sum(history.epochs) == len(history.rows)
+    assert net.budget == 1.0
+    for gamma in net.profiles():
+        assert not torch.equal(gamma, torch.ones_like(gamma))
+        assert bool((gamma.diff() <= 0).all())
+
+
+def test_tesla_serves_small_budgets_that_idp_does_not(train: ImageData, val: ImageData) -> None:
+    found = []
+    for recipe in (IDP(max_epochs=12), TESLA(budgets=(1.0, 0.1), max_epochs=12)):
+        torch.manual_seed(0)
+        net = taper(mlp((1, 4, 4), 3, (30,)), EXAMPLE, profile="all-one")
+        fit(net, train, val, recipe, Settings(batch_size=20, lr=3e-3), progress=False)
+        found.append(accuracies(net, val.as_float(), val.labels, [0.1])[0])
+    idp, tesla = found
+    assert tesla > idp + 0.05
+
+
+def test_a_plain_network_is_fine_tuned_too(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    fit(plain, train, val, FineTune(epochs=8), Settings(batch_size=20, lr=3e-3), progress=False)
+    assert accuracies(plain, val.as_float(), val.labels, [1.0])[0] > 0.8
+    with pytest.raises(ConfigError, match="has no dial"):
+        fit(plain, train, val, TESLA(), progress=False)
+
+
+def test_a_small_budget_trains_its_prefix_alone(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    net = taper(plain, EXAMPLE)
+    before = weights(net)
+    fit(net, train, val, IDP(budget=0.5, max_epochs=2), Settings(batch_size=20), progress=False)
+    after = weights(net)
+    fc1, fc2 = "model.fc1.weight", "model.fc2.weight"
+    assert torch.equal(after[fc1][10:], before[fc1][10:])
+    assert torch.equal(after[fc2][6:], before[fc2][6:])
+    assert torch.equal(after[fc2][:, 10:], before[fc2][:, 10:])
+    assert not torch.equal(after[fc1][:10], before[fc1][:10])
+    assert not torch.equal(after[fc2][:6, :10], before[fc2][:6, :10])
+
+
+def test_mp_idp_freezes_lower_ranges_and_leaves_higher_ones(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    net = taper(plain, EXAMPLE, profile={0.5: "linear", 1.0: "harmonic"})
+    middle = "model.fc2.weight"
+
+    class UpToHalf(MPIDP):
+        """The first range's stage alone, to see the weights between the two."""
+
+        def stages(self, net: nn.Module, seed: int):  # type: ignore[no-untyped-def]
+            yield next(super().stages(net, seed))
+
+    before = weights(net)[middle]
+    fit(net, train, val, UpToHalf(max_epochs=2), Settings(batch_size=20), progress=False)
+    half = weights(net)[middle]
+    assert not torch.equal(half[:6, :10], before[:6, :10])
+    assert torch.equal(half[6:], before[6:])
+    lower = weights(net)
+    with net.at(0.5):
+        scores = net(val.as_float())
+    torch.manual_seed(0)
+    again = taper(plain, EXAMPLE, profile={0.5: "linear", 1.0: "harmonic"})
+    fit(again, train, val, MPIDP(max_epochs=2), Settings(batch_size=20), progress=False)
+    full = weights(again)
+    assert torch.equal(full[middle][:6, :10], lower[middle][:6, :10])
+    assert not torch.equal(full[middle][6:], lower[middle][6:])
+    with again.at(0.5):  # the second stage left the first range's network as it was
+        assert torch.equal(again(val.as_float()), scores)
+
+
+def test_early_stopping_restores_the_best_weights(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    net = taper(plain, EXAMPLE)
+    # Labels without meaning: the accuracy jumps about, and the last epoch is hardly ever the best.
+    val = ImageData(val.images, val.labels.roll(1), val.class_names)
+    history = fit(net, train, val, IDP(patience=3), Settings(batch_size=20, lr=0.02), progress=False)
+    best = max(row["val"] for row in history.rows)
+    assert history.rows[-1]["val"] < best
+    assert accuracies(net, val.as_float(), val.labels, [1.0])[0] == best
+    assert len(history.rows) - 1 - [row["val"] for row in history.rows].index(best) == 3
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process."""
+
+
+RUNS = {
+    "tesla": (TESLA(budgets=(1.0, 0.5, 0.1), patience=2, max_epochs=4), "linear", Settings(batch_size=30)),
+    "atp": (RTESLA(budgets=(1.0, 0.1), patience=2, max_epochs=6), "trainable", Settings(batch_size=30)),
+    "narrow": (IDP(budget=0.5, max_epochs=5), "linear", Settings(batch_size=30, optimizer="sgd", lr=0.1)),
+    "mp-idp": (MPIDP(max_epochs=3), {0.5: "linear", 1.0: "linear"}, Settings(batch_size=30)),
+    "sandwich": (
+        Slimmable(budgets=(1.0, 0.5, 0.3, 0.1), extra=1, epochs=5),
+        "linear",
+        Settings(batch_size=30, optimizer="sgd", lr=0.1, schedule="cosine", warmup=1, augment=("shift",)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_was_stopped_ends_at_the_weights_of_an_unbroken_one(
+    name: str, plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, profile, settings = RUNS[name]
+    unbroken, broken = (taper(plain, EXAMPLE, profile=profile) for _ in range(2))  # type: ignore[arg-type]
+    whole = fit(unbroken, train, val, recipe, settings, progress=False)
+
+    from tapernet.train import loop
+
+    calls = 0
+
+    def stop_now_and_then(*arguments: object) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:  # in the middle of an epoch, after its steps and before its checkpoint
+            raise Killed
+        return accuracies(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "accuracies", stop_now_and_then)
+    for _ in range(100):
+        try:
+            resumed = fit(broken, train, val, recipe, settings, run_dir=tmp_path, progress=False)
+            break
+        except Killed:
+            broken = taper(mlp((1, 4, 4), 3, (20, 12)), EXAMPLE, profile=profile)  # type: ignore[arg-type]
+    assert calls > 3
+    assert resumed.rows == whole.rows
+    assert resumed.epochs == whole.epochs
+    assert_same(weights(broken), weights(unbroken))
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from conftest import blobs
+from tapernet import RTESLA, Settings, fit, taper, save
+from tapernet.zoo.mlp import mlp
+torch.manual_seed(0)
+torch.set_num_threads(1)
+net = taper(mlp((1, 4, 4), 3, (20, 12)), torch.zeros(1, 1, 4, 4))
+recipe = RTESLA(budgets=(1.0, 0.5, 0.1), max_epochs=int(sys.argv[3]))
+fit(net, blobs(201, 1), blobs(100, 2), recipe, Settings(batch_size=20), run_dir=sys.argv[1], progress=False)
+if int(__import__("os").environ.get("RANK", "0")) == 0:
+    save(net, sys.argv[1] + "/net.safetensors")
+"""
+
+
+def run_script(folder: Path, epochs: int, *launcher: str) -> list[str]:
+    script = folder.parent / "script.py"
+    script.write_text(SCRIPT)
+    return [sys.executable, *launcher, str(script), str(folder), str(Path(__file__).parents[1]), str(epochs)]
+
+
+def test_a_killed_process_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    from tapernet import load
+
+    model = mlp((1, 4, 4), 3, (20, 12))
+    subprocess.run(run_script(tmp_path / "unbroken", 40), check=True)
+    log = tmp_path / "broken" / "metrics.csv"
+    with subprocess.Popen(run_script(tmp_path / "broken", 40)) as process:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().count("\n") > 5):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "broken" / "net.safetensors").exists()
+    subprocess.run(run_script(tmp_path / "broken", 40), check=True)
+    nets = [load(tmp_path / name / "net.safetensors", model) for name in ("broken", "unbroken")]
+    assert_same(weights(nets[0]), weights(nets[1]))
+    assert log.read_text() == (tmp_path / "unbroken" / "metrics.csv").read_text()
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    from tapernet import load
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    subprocess.run(run_script(tmp_path / "one", 6), check=True, env=environment)
+    subprocess.run(run_script(tmp_path / "two", 6, *torchrun), check=True, env=environment, capture_output=True)
+    model = mlp((1, 4, 4), 3, (20, 12))
+    one, two = (weights(load(tmp_path / name / "net.safetensors", model)) for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_finished_run_returns_at_once(
+    plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = taper(plain, EXAMPLE)
+    first = fit(net, train, val, IDP(max_epochs=2), run_dir=tmp_path, progress=False)
+    again = taper(mlp((1, 4, 4), 3, (20, 12)), EXAMPLE)
+    monkeypatch.setattr("tapernet.train.loop._Run._epoch", None)
+    assert fit(again, train, val, IDP(max_epochs=2), run_dir=tmp_path, progress=False).rows == first.rows
+    assert_same(weights(again), weights(net))
+
+
+def test_a_folder_with_another_run_is_refused(
+    plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path
+) -> None:
+    fit(taper(plain, EXAMPLE), train, val, IDP(max_epochs=1), run_dir=tmp_path, progress=False)
+    with pytest.raises(ConfigError, match="another folder"):
+        fit(taper(plain, EXAMPLE), train, val, IDP(max_epochs=2), run_dir=tmp_path, progress=False)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(FileError, match="not a whole safetensors file"):
+        fit(taper(plain, EXAMPLE), train, val, IDP(max_epochs=1), run_dir=tmp_path, progress=False)
+
+
+def test_logs_hold_a_row_for_each_epoch(plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path) -> None:
+    import csv
+
+    history = fit(taper(plain, EXAMPLE), train, val, TESLA((1.0, 0.5), max_epochs=2), run_dir=tmp_path, progress=False)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["loss"]) for r in rows] == [r["loss"] for r in history.rows]
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_training_leaves_the_random_state_of_the_caller(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(taper(plain, EXAMPLE), train, val, IDP(max_epochs=1), progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def wrong_size(data: ImageData) -> ImageData:
+    return ImageData(torch.zeros(len(data), 1, 5, 5), data.labels, data.class_names)
+
+
+def more_classes(data: ImageData) -> ImageData:
+    return ImageData(data.images, data.labels, ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(wrong_size, r"\(1, 5, 5\), but the network takes \(1, 4, 4\)"), (more_classes, "4 classes")],
+)
+def test_data_that_does_not_fit_is_refused(
+    change: object, message: str, plain: nn.Module, train: ImageData, val: ImageData
+) -> None:
+    with pytest.raises(DataError, match=message):
+        fit(taper(plain, EXAMPLE), change(train), change(val), IDP(), progress=False)  # type: ignore[operator]
+
+
+def test_a_loss_that_explodes_stops_the_run(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    net: TaperedNet = taper(plain, EXAMPLE)
+    with pytest.raises(TrainingError, match="a lower lr may help"):
+        fit(net, train, val, IDP(), Settings(optimizer="sgd", lr=1e30), progress=False)

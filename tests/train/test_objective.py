@@ -1,0 +1,77 @@
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tapernet import taper
+from tapernet.errors import ConfigError
+from tapernet.train.objective import Objective, ObjectiveLoss, Sandwich
+
+
+def test_adding_a_task_is_equation_3() -> None:
+    objective = Objective({1.0: 1.0}).add(0.7, 0.5).add(0.4, 0.5).add(0.1, 0.5)
+    assert objective.weights == {1.0: 0.125, 0.7: 0.125, 0.4: 0.25, 0.1: 0.5}
+    assert Objective({1.0: 1.0}).add(0.5, 0.2).weights == {1.0: 0.8, 0.5: 0.2}
+
+
+def test_adding_a_task_again_adds_to_its_weight() -> None:
+    objective = Objective({1.0: 0.5, 0.5: 0.5}).add(0.5, 0.4)
+    assert objective.weights == pytest.approx({1.0: 0.3, 0.5: 0.7})
+
+
+def test_the_loss_is_the_weighted_sum_over_the_sub_networks(plain: nn.Module) -> None:
+    net = taper(plain, torch.zeros(1, 1, 4, 4))
+    x, y = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    objective = Objective({1.0: 0.2, 0.5: 0.3, 0.1: 0.5})
+    loss = ObjectiveLoss(net, distill=False)(x, y, objective.draw(random.Random(0)), 5.0)
+    expected = torch.zeros(())
+    for budget, weight in objective.weights.items():
+        with net.at(budget):
+            log_p = net(x).log_softmax(1)
+        expected = expected - weight * torch.stack([log_p[i, c] for i, c in enumerate(y)]).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_distillation_teaches_the_smaller_by_the_largest_and_not_the_other_way(plain: nn.Module) -> None:
+    net = taper(plain, torch.zeros(1, 1, 4, 4), keep=["fc2"])
+    x, y = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    with net.at(1.0):
+        teacher = net(x).softmax(1).detach()
+    with net.at(0.5):
+        student = net(x).log_softmax(1)
+    loss = ObjectiveLoss(net, distill=True)(x, y, [(1.0, 0.0), (0.5, 1.0)], 5.0)
+    torch.testing.assert_close(loss, -(teacher * student).sum(1).mean())
+    loss.backward()
+    fc1 = net.model.fc1.weight
+    assert isinstance(fc1, nn.Parameter)
+    assert fc1.grad is not None
+    assert fc1.grad[:10].abs().sum() > 0
+    assert fc1.grad[10:].abs().sum() == 0  # nothing flows into the teacher
+
+
+def test_the_sandwich_has_largest_and_smallest_and_draws_the_rest() -> None:
+    budgets = (1.0, 0.8, 0.6, 0.4, 0.2)
+    objective = Sandwich(dict.fromkeys(budgets, 1.0), extra=2)
+    rng, between = random.Random(0), set()
+    for _ in range(50):
+        drawn = [b for b, _ in objective.draw(rng)]
+        assert drawn == sorted(drawn, reverse=True)
+        assert (drawn[0], drawn[-1], len(set(drawn))) == (1.0, 0.2, 4)
+        between |= set(drawn[1:-1])
+    assert between == {0.8, 0.6, 0.4}
+
+
+@pytest.mark.parametrize("extra", [-1, 2])
+def test_a_sandwich_of_too_many_is_refused(extra: int) -> None:
+    with pytest.raises(ConfigError, match="draws 0 to 1"):
+        Sandwich({1.0: 1.0, 0.5: 1.0, 0.2: 1.0}, extra=extra)
+
+
+def test_a_network_without_a_dial_runs_at_the_full_budget_alone(plain: nn.Module) -> None:
+    loss = ObjectiveLoss(plain, distill=False)
+    x, y = torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(loss(x, y, [(1.0, 1.0)], 4.0), F.cross_entropy(plain(x), y))
+    with pytest.raises(ConfigError, match="has no dial"):
+        loss(x, y, [(0.5, 1.0)], 4.0)

@@ -1,0 +1,108 @@
+"""What holds for every recipe, and what each is told to do by its paper."""
+
+import pytest
+import torch
+from torch import nn
+
+from tapernet import FineTune, TaperedNet, taper
+from tapernet.errors import ConfigError
+from tapernet.train.recipes import IDP, MPIDP, RTESLA, TESLA, Recipe, Slimmable, Stage
+
+RECIPES = Recipe.__subclasses__()
+
+
+def stages(recipe: Recipe, net: nn.Module, seed: int = 0, epochs: int = 3) -> list[Stage]:
+    """The stages if each took `epochs`, or its limit."""
+    generator = recipe.stages(net, seed)
+    found = [next(generator)]
+    while True:
+        try:
+            found.append(generator.send(min(epochs, found[-1].max_epochs)))
+        except StopIteration:
+            return found
+
+
+@pytest.fixture
+def net(plain: nn.Module) -> TaperedNet:
+    return taper(plain, torch.zeros(1, 1, 4, 4), profile={0.5: "linear", 1.0: "linear"})
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_stages_can_be_replayed(kind: type[Recipe], net: TaperedNet) -> None:
+    first, second = stages(kind(), net, seed=3), stages(kind(), net, seed=3)
+    assert first == second
+    assert first
+    for stage in first:
+        assert min(stage.objective.weights.values()) > 0
+        assert stage.task
+
+
+def test_idp_trains_the_full_budget_alone(net: TaperedNet) -> None:
+    assert [s.objective.weights for s in stages(IDP(), net)] == [{1.0: 1.0}]
+
+
+def test_tesla_ends_with_the_weights_of_table_1(net: TaperedNet) -> None:
+    found = stages(TESLA(budgets=(0.1, 0.4, 1.0, 0.7)), net)
+    assert [s.objective.weights for s in found] == [
+        {1.0: 1.0},
+        {1.0: 0.5, 0.7: 0.5},
+        {1.0: 0.25, 0.7: 0.25, 0.4: 0.5},
+        {1.0: 0.125, 0.7: 0.125, 0.4: 0.25, 0.1: 0.5},
+    ]
+    assert all(s.patience == 4 for s in found)
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 7, 1000])
+def test_r_tesla_uses_up_its_epochs_and_no_more(net: TaperedNet, epochs: int) -> None:
+    found = stages(RTESLA(max_epochs=20), net, epochs=epochs)
+    assert sum(min(epochs, s.max_epochs) for s in found) == 20
+    assert found[0].objective.weights == {1.0: 1.0}
+
+
+def test_r_tesla_draws_another_order_for_another_seed(net: TaperedNet) -> None:
+    orders = {tuple(s.task for s in stages(RTESLA(), net, seed=seed)) for seed in range(5)}
+    assert len(orders) == 5
+
+
+def test_r_tesla_follows_the_users_distribution(net: TaperedNet) -> None:
+    recipe = RTESLA(budgets=(1.0, 0.5, 0.1), probabilities=(0.0, 1.0, 0.0), max_epochs=30)
+    assert {b for s in stages(recipe, net) for b in s.objective.weights} == {1.0, 0.5}
+
+
+def test_mp_idp_trains_ranges_upward_and_freezes_what_is_below(net: TaperedNet) -> None:
+    found = stages(MPIDP(), net)
+    assert [(s.objective.weights, s.frozen) for s in found] == [({0.5: 1.0}, None), ({1.0: 1.0}, 0.5)]
+
+
+def test_mp_idp_needs_several_profiles(plain: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="several profiles"):
+        stages(MPIDP(), taper(plain, torch.zeros(1, 1, 4, 4)))
+
+
+def test_fine_tuning_shares_the_weight_or_takes_it(net: TaperedNet) -> None:
+    assert stages(FineTune(budgets=(1.0, 0.5)), net)[0].objective.weights == {1.0: 0.5, 0.5: 0.5}
+    assert stages(FineTune((1.0, 0.5), (3.0, 1.0)), net)[0].objective.weights == {1.0: 3.0, 0.5: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TESLA(budgets=()), "at least one budget"),
+        (lambda: TESLA(budgets=(1.0, 1.5)), "lies in"),
+        (lambda: TESLA(alpha=1.0), "alpha"),
+        (lambda: TESLA(alpha=float("nan")), "alpha"),
+        (lambda: RTESLA(probabilities=(0.5, 0.5)), "4 numbers"),
+        (lambda: RTESLA(probabilities=(0.5, 0.5, 0.5, 0.5)), "sum to 1"),
+        (lambda: Slimmable(budgets=(1.0,)), "at least two"),
+        (lambda: FineTune(weights=(1.0, 2.0)), "1 numbers"),
+        (lambda: IDP(budget=0), "lies in"),
+    ],
+)
+def test_bad_options_are_refused_when_the_recipe_is_made(make: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_a_stage_without_epochs_is_refused(net: TaperedNet) -> None:
+    with pytest.raises(ConfigError, match="at least one epoch"):
+        stages(FineTune(epochs=0), net)

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import nn
+
+from tapernet.errors import ConfigError
+from tapernet.train.settings import OPTIMIZERS, Settings
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_on_a_prefix_in_memory_is_the_step_on_a_copy(name: str) -> None:
+    # The prefix's rows lie apart; torch's fused kernels would write between them.
+    whole = torch.randn(6, 8)
+    copy, untouched = nn.Parameter(whole[:3, :4].clone()), whole.clone()
+    prefix = nn.Parameter(whole[:3, :4])
+    for parameter in (prefix, copy):
+        optimizer = Settings(optimizer=name, lr=0.1, weight_decay=0.01).make_optimizer([parameter])
+        for step in range(3):
+            parameter.grad = torch.full((3, 4), float(step + 1))
+            optimizer.step()
+    torch.testing.assert_close(prefix.detach(), copy.detach())
+    untouched[:3, :4] = whole[:3, :4]
+    assert torch.equal(untouched, whole)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    settings = Settings(lr=2.0, schedule="cosine", warmup=1.0)
+    assert settings.lr_at(0.0, 10) == 0
+    assert settings.lr_at(5.0, 10) == pytest.approx(1.0)
+    assert settings.lr_at(10.0, 10) == pytest.approx(0.0)
+    assert Settings(lr=2.0).lr_at(7.3, 10) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "adm"}, "did you mean 'adam'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"lr": 0.0}, "lr is above 0"),
+        ({"lr": float("nan")}, "lr is above 0"),
+        ({"profile_lr": -1.0}, "profile_lr"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"warmup": float("nan")}, "warmup"),
+    ],
+)
+def test_bad_settings_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Settings(**options)  # type: ignore[arg-type]
