@@ -1,0 +1,111 @@
+"""Speed of training, each figure a ratio of two things timed in turns in this one run.
+
+Run it on a quiet machine: python benchmarks/training.py
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+
+from tapernet import zoo
+from tapernet.convert.taper import taper
+from tapernet.experiment import hardware
+from tapernet.measure.macs import total_macs
+from tapernet.nn.narrow import narrowed
+from tapernet.nn.net import TaperedNet
+from tapernet.train.objective import Objective, ObjectiveLoss
+from tapernet.train.settings import Settings
+
+Step = Callable[[], None]
+TASKS = Objective({1.0: 0.125, 0.7: 0.125, 0.4: 0.25, 0.1: 0.5})
+
+
+def ratio(first: Step, second: Step, calls: int, rounds: int = 15) -> tuple[float, float, float]:
+    """Time of first / second: median, least and greatest of rounds in which they take turns."""
+    found = []
+    for turn in range(rounds + 1):
+        times = []
+        for step in (first, second):
+            start = time.perf_counter()
+            for _ in range(calls):
+                step()
+            times.append(time.perf_counter() - start)
+        if turn:  # the first turn warms up
+            found.append(times[0] / times[1])
+    return statistics.median(found), min(found), max(found)
+
+
+def house_step(net: TaperedNet, objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Step:
+    """A step as `tapernet.fit` takes it, Fabric included."""
+    fabric = Fabric(accelerator="cpu")
+    loss, optimizer = fabric.setup(ObjectiveLoss(net, False), Settings().make_optimizer(net.parameters()))
+
+    def step() -> None:
+        value = loss(x, y, [(b, objective.weights[b]) for b in objective.budgets], float(len(x)))
+        optimizer.zero_grad()
+        fabric.backward(value)
+        optimizer.step()
+
+    return step
+
+
+def bare_step(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Step:
+    """The same passes over the same network, written by hand with plain tensors."""
+    layers = [torch.nn.Linear(784, 100), torch.nn.Linear(100, 100), torch.nn.Linear(100, 10)]
+    fc1, fc2, fc3 = layers
+    gamma = torch.linspace(1, 0.01, 100)
+    optimizer = torch.optim.Adam([p for layer in layers for p in layer.parameters()], fused=True)
+
+    def step() -> None:
+        total = torch.zeros(())
+        for budget in objective.budgets:
+            k = round(budget * 100)
+            h = F.relu(F.linear(x.flatten(1), fc1.weight[:k], fc1.bias[:k])) * gamma[:k]
+            h = F.relu(F.linear(h, fc2.weight[:, :k], fc2.bias))
+            total = total + objective.weights[budget] * F.cross_entropy(fc3(h), y)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+
+    return step
+
+
+def throughput() -> None:
+    """House loop against a bare loop, on the MNIST network at the paper's batch size."""
+    x, y = torch.randn(28, 1, 28, 28), torch.randint(10, (28,))
+    net = taper(zoo.create("mlp"), x[:1], keep=["fc2"])
+    for name, objective in (("1 budget", Objective({1.0: 1.0})), ("4 budgets", TASKS)):
+        median, low, high = ratio(bare_step(objective, x, y), house_step(net, objective, x, y), calls=100)
+        print(f"throughput against a bare PyTorch loop, MLP, batch 28, {name}: {median:.2f} ({low:.2f} to {high:.2f})")
+
+
+def small_budget() -> None:
+    """A 30% step against a full one on a 2048-wide MLP."""
+    x, y = torch.randn(512, 1, 28, 28), torch.randint(10, (512,))
+
+    def step_at(budget: float) -> tuple[Step, int]:
+        net = taper(zoo.create("mlp", hidden=[2048, 2048]), x[:1])
+        with net.at(budget):
+            macs = total_macs(net, x[0]).usual
+        narrow = narrowed(net, budget)
+        narrow.__enter__()  # stays narrowed for the process's life
+        alive.append(narrow)
+        return house_step(net, Objective({budget: 1.0}), x, y), macs
+
+    alive: list[object] = []
+    (small, small_macs), (full, full_macs) = step_at(0.3), step_at(1.0)
+    median, low, high = ratio(small, full, calls=1)
+    macs = small_macs / full_macs
+    print(f"30% step / full step, 2048-wide MLP, batch 512: time {median:.3f} ({low:.3f} to {high:.3f}), MACs {macs:.3f}, "
+          f"time / MACs {median / macs:.2f}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(hardware())
+    throughput()
+    small_budget()

@@ -1,0 +1,77 @@
+"""The command line as a user meets it, in one process for speed."""
+
+from pathlib import Path
+
+import pytest
+
+from tapernet.cli import main
+
+QUICK = ["train", "--recipe", "TESLA", "--recipe.budgets", "[1.0,0.5]", "--recipe.max_epochs", "2"]
+
+
+def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = tmp_path / "out" / "net.safetensors"
+    assert main([*QUICK, "--output", str(net), "--run_dir", str(tmp_path / "run")]) == 0
+    assert {p.suffix for p in net.parent.iterdir()} == {".safetensors", ".json", ".csv", ".png"}
+    assert (tmp_path / "run" / "metrics.csv").exists()
+    printed = capsys.readouterr().out
+    assert main(["evaluate", "--net", str(net), "--output", str(tmp_path / "again.json")]) == 0
+    assert "100%" in capsys.readouterr().out
+    assert "10%" in printed
+    from tapernet import Curve
+
+    first, again = Curve.load(net.with_suffix(".json")), Curve.load(tmp_path / "again.json")
+    assert [p.accuracy for p in first.points] == [p.accuracy for p in again.points]
+
+
+def test_a_trained_network_of_the_zoo_is_evaluated_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--budgets", "[1.0]"]) == 0
+    assert "mlp-digits" in capsys.readouterr().out
+
+
+def test_the_zoo_tells_the_papers_macs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["zoo"]) == 0
+    printed = capsys.readouterr().out
+    assert all(macs in printed for macs in ("89,610", "12,399,306", "13,053,156", "223,117,952", "224,229,632"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--recipe", "TELSA"], "unknown recipe 'TELSA' (did you mean 'TESLA'?)"),
+        (["train", "--recipe", "TESLA", "--recipe.alhpa", "0.5"], "unknown option of TESLA 'alhpa'"),
+        (["train", "--recipe.alpha", "3"], "alpha lies between 0 and 1"),
+        (["train", "--settings.lrr", "3"], "did you mean 'settings.lr'"),
+        (["train", "--settings.batch_size", "many"], "settings.batch_size"),
+        (["train", "--settings.optimizer", "adm"], "did you mean 'adam'"),
+        (["train", "--settings.augment", "[spin]"], "unknown augmentation 'spin'"),
+        (["train", "--data", "digitz"], "unknown data set 'digitz'"),
+        (["train", "--model.name", "mpl"], "unknown network 'mpl'"),
+        (["train", "--model.arguments", "{hiden: [3]}"], "hiden"),
+        (["train", "--profile", "linaer"], "unknown profile 'linaer'"),
+        (["train", "--output", "/dev/null/net"], "cannot write /dev/null/net"),
+        (["evaluate", "--net", "no-such"], "no such file"),
+        (["evaluate", "--budgets", "[0]"], "a budget lies in (0, 1]"),
+        (["evaluate", "--budgets", "[half]"], "half"),
+        (["reproduce", "tesla/no_such", "--experiments", "/nowhere"], "no such file"),
+        (["trian"], "invalid choice: 'trian'"),
+        ([], "subcommand"),
+    ],
+    ids=lambda v: " ".join(v[-2:]) if isinstance(v, list) else "",
+)
+def test_a_mistake_is_named_and_exits_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["settings: {lrr: 3}", "recipe: {class_path: TELSA}", "profil: linear"])
+def test_a_misspelt_key_of_a_config_file_is_named(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "train.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "train.yaml")]) == 2
+    assert any(word in capsys.readouterr().err for word in ("'settings.lrr'", "'TELSA'", "'profil'"))

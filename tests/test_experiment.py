@@ -1,0 +1,131 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapernet import experiment as module
+from tapernet.cli import main
+from tapernet.errors import ConfigError, FileError
+from tapernet.experiment import read_experiment, reproduce
+from tapernet.files import read_json
+from tapernet.report import read_figure
+
+TEXT = """
+title: A small figure
+data: digits
+validation: 100
+seeds: [0, 1]
+budgets: [0.2, 1.0]
+model: {name: mlp, arguments: {hidden: [10, 8]}, keep: [fc2]}
+curves:
+  - name: one network
+    profile: trainable
+    recipe: {class_path: TESLA, init_args: {budgets: [1.0, 0.2], max_epochs: 1}}
+    paper: [0.5, null]
+    paper_mean: 0.7
+  - name: separate
+    separate: true
+    recipe: {class_path: IDP, init_args: {max_epochs: 1, patience: null}}
+"""
+FIGURE = """
+panels:
+  - {title: accuracy, curves: ["small: one network", "small: separate"]}
+  - {title: profiles, curves: ["small: one network"], learned: true}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "experiments" / "paper").mkdir(parents=True)
+    (tmp_path / "experiments" / "paper" / "small.yaml").write_text(TEXT)
+    (tmp_path / "experiments" / "paper" / "figure.yaml").write_text(FIGURE)
+    return tmp_path
+
+
+def run(folder: Path, **options: Any) -> dict[str, Any]:
+    config = read_experiment(folder / "experiments" / "paper" / "small.yaml")
+    result = folder / "results" / "paper" / "small.json"
+    reproduce(config, result, folder / "runs", say=lambda _: None, **options)
+    found: dict[str, Any] = read_json(result)
+    return found
+
+
+def test_a_result_file_says_what_the_design_promises_and_is_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, separate = run(folder)["curves"]
+    assert one["name"] == "one network"
+    assert one["seeds"] == [0, 1]
+    assert one["budgets"] == [0.2, 1.0]
+    assert all(0 <= a <= 1 for row in one["accuracy"] for a in row)
+    assert [len(row) for row in one["accuracy"]] == [2, 2]
+    assert one["macs"] == separate["macs"] == [64 * 2 + 2 * 8 + 8 * 10, 64 * 10 + 10 * 8 + 8 * 10]
+    assert one["paper"] == [0.5, None]
+    assert [len(p) for p in one["learned_profile"]] == [10, 10]
+    monkeypatch.chdir(folder)
+    assert main(["report", "paper/figure"]) == 0
+    assert (folder / "results" / "paper" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_there_is_not_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(folder, only=["one network"])
+    assert [c["name"] for c in first["curves"]] == ["one network"]
+    trained: list[str] = []
+    original = module._train
+    monkeypatch.setattr(module, "_train", lambda e, c, *a: (trained.append(c.name), original(e, c, *a))[1])
+    both = run(folder)
+    assert both["curves"][0] == first["curves"][0]
+    assert set(trained) == {"separate"}
+    trained.clear()
+    assert run(folder) == both
+    assert not trained
+
+
+def test_a_stop_between_two_trainings_loses_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = module._train, 0
+
+    def stop_at_second(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_train", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder)
+    kept = read_json(folder / "results" / "paper" / "small.json")["curves"][0]
+    assert kept["seeds"] == [0]
+    assert run(folder)["curves"][0]["accuracy"][0] == kept["accuracy"][0]
+
+
+def test_a_curve_made_with_other_settings_is_not_mixed_in(folder: Path) -> None:
+    run(folder, only=["one network"])
+    path = folder / "experiments" / "paper" / "small.yaml"
+    path.write_text(path.read_text().replace("max_epochs: 1}", "max_epochs: 2}"))
+    with pytest.raises(ConfigError, match="other settings"):
+        run(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title:", "titel:", "titel"),
+        ("class_path: TESLA", "class_path: TELSA", "unknown recipe 'TELSA'"),
+        ("max_epochs: 1}", "max_epoch: 1}", "max_epoch"),
+        ("name: separate", "name: one network", "same name"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(old: str, new: str, message: str, folder: Path) -> None:
+    path = folder / "experiments" / "paper" / "small.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(path)
+
+
+def test_missing_files_and_curves_list_what_there_is(folder: Path) -> None:
+    with pytest.raises(FileError, match="paper/figure, paper/small"):
+        read_experiment(folder / "experiments" / "paper" / "none.yaml")
+    with pytest.raises(ConfigError, match="unknown curve 'sepa'"):
+        run(folder, only=["sepa"])
+    run(folder, only=["one network"])
+    with pytest.raises(ConfigError, match="unknown curve in small 'separate'"):
+        read_figure(folder / "experiments" / "paper" / "figure.yaml", folder / "results")
