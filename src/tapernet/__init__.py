@@ -8,10 +8,16 @@ from tapernet.budget import TEN_BUDGETS
 from tapernet.convert.calibrate import calibrate
 from tapernet.convert.extract import extract
 from tapernet.convert.taper import taper
+from tapernet.convert.terminate import terminate
 from tapernet.data import ImageData, Splits, load_data
 from tapernet.measure.curve import Curve, Point, evaluate
 from tapernet.measure.macs import count_parameters, layer_macs, total_macs
+from tapernet.measure.termination import by_iteration, count_termination, mac_image, mac_maps, measure_inputs
+from tapernet.nn.check import Check
 from tapernet.nn.net import TaperedNet
+from tapernet.nn.penalty import estimating_macs, mac_penalty
+from tapernet.placement import place_checks
+from tapernet.prune import prune_filters
 from tapernet.saving import InputSpec, load, save
 from tapernet.train.loop import History, fit
 from tapernet.train.recipes import IDP, MPIDP, RTESLA, TESLA, FineTune, Recipe, Slimmable
@@ -24,6 +30,7 @@ __all__ = [
     "RTESLA",
     "TEN_BUDGETS",
     "TESLA",
+    "Check",
     "Curve",
     "FineTune",
     "History",
@@ -35,16 +42,26 @@ __all__ = [
     "Slimmable",
     "Splits",
     "TaperedNet",
+    "by_iteration",
     "calibrate",
     "count_parameters",
+    "count_termination",
+    "estimating_macs",
     "evaluate",
     "extract",
     "fit",
     "layer_macs",
     "load",
     "load_data",
+    "mac_image",
+    "mac_maps",
+    "mac_penalty",
+    "measure_inputs",
+    "place_checks",
+    "prune_filters",
     "save",
     "taper",
+    "terminate",
     "total_macs",
     "zoo",
 ]

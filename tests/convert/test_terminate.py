@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapernet import zoo
+from tapernet.convert.extract import extract
 from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate, trace
 from tapernet.errors import ConfigError, DataError, TerminationError
 from tapernet.files import read_tensors, write_tensors
+from tapernet.measure.termination import count_termination, measure_inputs
 from tapernet.nn.check import Check
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.terminating import TerminatingConv2d, TerminatingPrefixConv2d, terminating_layers
@@ -267,6 +269,30 @@ def test_both_knobs_on_one_network() -> None:
             out = stopping(image())
             assert out.isfinite().all()
             assert not torch.equal(out, net(image()))
+
+
+@pytest.mark.parametrize("order", ["magnitude", "expected", "exact"])
+@pytest.mark.parametrize("budget", [1.0, 0.5, 0.3])
+def test_terminating_an_extracted_network_is_the_same(order: str, budget: float) -> None:
+    net = dialled().eval()
+    dial = terminate(net, EXAMPLE, order=order)
+    small = terminate(extract(net, budget), EXAMPLE, order=order)
+    layers = {path.removeprefix("model."): layer for path, layer in terminating_layers(dial).items()}
+    if order == "expected":
+        measure_inputs(dial, image())
+    for path, layer in terminating_layers(small).items():
+        layer.input_mean.copy_(layers[path].input_mean[: layer.in_channels])
+        if order != "exact":
+            for each in (layer, layers[path]):
+                each.set_checks([Check(share=0.05), Check(share=0.4)])
+    with dial.at(budget):
+        reports = [count_termination(each, image()) for each in (dial, small)]
+        again = extract(dial, budget)
+        assert torch.allclose(dial(image()), small(image()), atol=1e-6)
+        assert torch.allclose(again(image()), small(image()), atol=1e-6)
+    assert [layer.situations for layer in reports[0].layers] == [layer.situations for layer in reports[1].layers]
+    assert 0 < reports[0].saved < 1
+    assert count_termination(again, image()).saved == reports[1].saved
 
 
 def test_a_layer_with_a_version_for_each_range_is_left_alone() -> None:

@@ -8,6 +8,7 @@ from torch import fx, nn
 from tapernet.nn.net import Budget, TaperedNet
 from tapernet.nn.prefix import PrefixModule
 from tapernet.nn.switch import Switch
+from tapernet.nn.terminating import TerminatingConv2d
 
 
 def extract(net: TaperedNet, budget: Budget) -> nn.Module:
@@ -33,7 +34,9 @@ def extract(net: TaperedNet, budget: Budget) -> nn.Module:
         model: nn.Module = copy.deepcopy(net.model, copied)
     vars(model).pop("zoo_entry", None)  # it describes the full network
     ours = any(type(module).__module__.partition(".")[0] == "tapernet" for module in model.modules())
-    return fx.symbolic_trace(model) if ours else model
+    # Layers that stop early have no counterpart in torch, and stay.
+    stops = any(isinstance(module, TerminatingConv2d) for module in model.modules())
+    return fx.symbolic_trace(model) if ours and not stops else model
 
 
 def _plain(module: PrefixModule | Switch) -> nn.Module:

@@ -16,7 +16,7 @@ PRUNERS: Registry[Callable[..., None]] = Registry("pruning method")
 """From the filters of a copy of the model, how many to keep by path, the images, and the method's own options."""
 
 
-def prune(
+def prune_filters(
     model: nn.Module,
     data: Labelled | Tensor,
     *,
