@@ -16,8 +16,9 @@ from tapernet.errors import ConfigError, DataError, FileError
 from tapernet.nn import terminating
 from tapernet.nn.check import Check
 from tapernet.nn.group import ChannelGroup, Layout, Span
+from tapernet.nn.order import Termination
 from tapernet.nn.prefix import PrefixConv2d
-from tapernet.nn.terminating import Outcome, TerminatingConv2d, TerminatingPrefixConv2d, Termination
+from tapernet.nn.terminating import Outcome, TerminatingConv2d, TerminatingPrefixConv2d
 
 IMAGE = 6
 

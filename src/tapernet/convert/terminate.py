@@ -15,9 +15,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from tapernet.errors import DataError, TerminationError
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import TaperedNet
+from tapernet.nn.order import EXACT, Termination
 from tapernet.nn.prefix import PrefixConv2d, PrefixModule
 from tapernet.nn.switch import Switch
-from tapernet.nn.terminating import EXACT, TerminatingConv2d, TerminatingPrefixConv2d, Termination
+from tapernet.nn.terminating import TerminatingConv2d, TerminatingPrefixConv2d
 
 # What operations do to values below zero. A new operation is one more name here.
 RECTIFIERS = {nn.ReLU, nn.ReLU6, F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, "relu", "relu_"}

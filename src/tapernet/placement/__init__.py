@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tapernet.errors import ConfigError
 from tapernet.measure.inputs import Labelled, images_and_labels
-from tapernet.nn.terminating import EXACT, terminating_layers
+from tapernet.nn.order import EXACT
+from tapernet.nn.terminating import terminating_layers
 from tapernet.placement.rerun import Checks
 from tapernet.registry import Registry, unknown
 
