@@ -100,8 +100,8 @@ def small_budget() -> None:
     (small, small_macs), (full, full_macs) = step_at(0.3), step_at(1.0)
     median, low, high = ratio(small, full, calls=1)
     macs = small_macs / full_macs
-    print(f"30% step / full step, 2048-wide MLP, batch 512: time {median:.3f} ({low:.3f} to {high:.3f}), MACs {macs:.3f}, "
-          f"time / MACs {median / macs:.2f}")
+    print(f"30% step / full step, 2048-wide MLP, batch 512: time {median:.3f} ({low:.3f} to {high:.3f}), "
+          f"MACs {macs:.3f}, time / MACs {median / macs:.2f}")
 
 
 if __name__ == "__main__":

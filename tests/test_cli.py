@@ -61,7 +61,11 @@ def test_the_zoo_tells_the_papers_macs(capsys: pytest.CaptureFixture[str], monke
     ids=lambda v: " ".join(v[-2:]) if isinstance(v, list) else "",
 )
 def test_a_mistake_is_named_and_exits_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
@@ -74,4 +78,5 @@ def test_a_misspelt_key_of_a_config_file_is_named(
 ) -> None:
     (tmp_path / "train.yaml").write_text(text)
     assert main(["train", "--config", str(tmp_path / "train.yaml")]) == 2
-    assert any(word in capsys.readouterr().err for word in ("'settings.lrr'", "'TELSA'", "'profil'"))
+    said = capsys.readouterr().err
+    assert any(word in said for word in ("'settings.lrr'", "'TELSA'", "'profil'"))

@@ -50,7 +50,7 @@ def run(folder: Path, **options: Any) -> dict[str, Any]:
     return found
 
 
-def test_a_result_file_says_what_the_design_promises_and_is_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_file_holds_what_was_measured_and_is_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, separate = run(folder)["curves"]
     assert one["name"] == "one network"
     assert one["seeds"] == [0, 1]

@@ -112,9 +112,9 @@ def read_only(tmp_path: Path) -> Path:
 
 
 def test_a_folder_that_cannot_be_written_is_named(read_only: Path) -> None:
-    with pytest.raises(FileError, match="cannot write .*net"):
+    with pytest.raises(FileError, match=r"cannot write .*net"):
         write_json(read_only / "net", {})
-    with pytest.raises(FileError, match="cannot write .*net"):
+    with pytest.raises(FileError, match=r"cannot write .*net"):
         check_writable(read_only / "net")
 
 

@@ -1,8 +1,8 @@
 """Budgets: which share of a layer's channels is computed.
 
 A budget b in (0, 1] keeps the first ``max(1, (N * percent + 50) // 100)`` of N channels, where percent = 100 b is a
-whole number: the "x% DP" of the TESLA paper (section 2.1). Whole percents make the count exact; flooring a float product
-does not (0.29 * 100 is 28.999...).
+whole number: the "x% DP" of the TESLA paper (section 2.1). Whole percents make the count exact; flooring a float
+product does not (0.29 * 100 is 28.999...).
 """
 
 import math

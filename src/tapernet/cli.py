@@ -2,7 +2,7 @@
 
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def zoo() -> None:
         _show(table)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Any] = {
     "train": train, "evaluate": evaluate, "reproduce": reproduce, "report": report, "zoo": zoo,
 }  # fmt: skip
 

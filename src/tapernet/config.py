@@ -34,7 +34,7 @@ def read_yaml(kind: type[C], path: Path) -> C:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
-        return kind(**vars(parser.instantiate_classes(parser.parse_path(str(path)))))
+        return kind(**vars(parser.instantiate(parser.parse_path(str(path)))))
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: {explain(str(error))}") from error
 

@@ -167,7 +167,7 @@ class _Measured:
         if not config.separate:
             net, history = _train(experiment, config, config.recipe, splits, seed, folder)
             curve = evaluate(net, splits.test, experiment.budgets, latency=False)
-            learned = [round(float(g), 5) for g in net.profiles()[0]] if net.profiles() else None
+            learned = [round(g, 5) for g in net.profiles()[0].tolist()] if net.profiles() else None
             accuracy, macs = [p.accuracy for p in curve.points], [p.macs for p in curve.points]
             return _Measured(accuracy, macs, history.minutes, history.epochs, learned)
         parts = [_separate(experiment, config, splits, seed, folder, b) for b in experiment.budgets]

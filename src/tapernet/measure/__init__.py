@@ -1,0 +1,1 @@
+"""MACs, accuracy, latency, and curves of them."""

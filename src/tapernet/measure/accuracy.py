@@ -23,6 +23,7 @@ def accuracies(
         batch_size: images run at once.
     """
     device = next(net.parameters()).device
+    pairs = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
     training = net.training
     net.eval()
     try:
@@ -30,10 +31,7 @@ def accuracies(
             result = []
             for budget in budgets:
                 with at(net, budget):
-                    right = sum(
-                        int((net(x.to(device)).argmax(1) == y.to(device)).sum())
-                        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-                    )
+                    right = sum(int((net(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in pairs)
                 result.append(right / len(labels))
             return result
     finally:

@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -14,9 +14,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from tapernet.budget import TEN_BUDGETS
+from tapernet.convert.calibrate import calibrate, measuring
 from tapernet.data import ImageData, augment, batches
 from tapernet.errors import DataError, TrainingError
 from tapernet.measure.accuracy import accuracies
+from tapernet.nn.mode import eval_mode
 from tapernet.nn.narrow import narrowed
 from tapernet.nn.net import TaperedNet
 from tapernet.train.checkpoint import RunState, load_checkpoint, save_checkpoint
@@ -26,6 +29,7 @@ from tapernet.train.recipes import Recipe, Stage
 from tapernet.train.report import Report
 from tapernet.train.settings import Settings
 
+CALIBRATION_IMAGES = 1024
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -64,7 +68,7 @@ def fit(
         recipe: the objectives, one after another.
         settings: optimizer, batch size and the like.
         run_dir: folder for the checkpoint and the logs (metrics.csv, TensorBoard). A run that was killed goes on from
-            its last epoch when it is called again, to the same weights as an unbroken one; a finished one returns at once.
+            its last epoch when it is called again, to the weights of an unbroken one; a finished one returns at once.
         fabric: for devices, precision and processes of your choosing; by default those of `torchrun`, else one process.
         progress: show a progress bar.
 
@@ -101,10 +105,9 @@ def _check_data(net: nn.Module, train: ImageData, val: ImageData) -> None:
             raise DataError(f"{name} images have shape {data.shape}, but the network takes {net.input_shape}")
     if train.shape != val.shape or train.classes != val.classes:
         raise DataError("training and validation data differ in image shape or classes")
-    with torch.no_grad():
-        training = net.training
-        scores = net.eval()(train.as_float()[:1].to(next(net.parameters()).device))
-        net.train(training)
+    # A network that was never calibrated has no batch-norm statistics yet; two images give it some for the moment.
+    with measuring(net) if isinstance(net, TaperedNet) else eval_mode(net), torch.no_grad():
+        scores = net(train.as_float()[:2].to(next(net.parameters()).device))
     if scores.ndim != 2 or scores.shape[1] != train.classes:
         raise DataError(f"the network gives scores of shape {tuple(scores.shape[1:])} for an image, "
                         f"but the data set has {train.classes} classes")
@@ -119,6 +122,8 @@ class _Run:
     ) -> None:  # fmt: skip
         self.net, self.recipe, self.settings, self.fabric, self.folder = net, recipe, settings, fabric, folder
         net.to(fabric.device)
+        # Batch-norm statistics are measured when they are needed and dropped again: checkpoints hold weights alone.
+        self._forget_statistics()
         # These are the network's own tensors: while a stage works on narrowed views of them, they stay up to date.
         self.whole = net.state_dict()
         self.images, self.labels, self.black = train.as_float(), train.labels, train.black
@@ -163,6 +168,18 @@ class _Run:
             self.state.done = stage is None
             self.state.epoch, self.state.stopper = 0, EarlyStopping(stage.patience if stage else None)
             self._save(path, [])
+        self._calibrate(TEN_BUDGETS)
+
+    def _calibrate(self, budgets: Iterable[float]) -> None:
+        """Measures batch-norm statistics on the first training images, the same ones in every process."""
+        if isinstance(self.net, TaperedNet):
+            images = torch.split(self.images[:CALIBRATION_IMAGES], self.settings.batch_size)
+            calibrate(self.net, (self.fabric.to_device(x) for x in images if len(x) > 1), budgets)
+
+    def _forget_statistics(self) -> None:
+        if isinstance(self.net, TaperedNet):
+            for layer in self.net.batch_norms():
+                layer.forget()
 
     @contextmanager
     def _stage(self, stage: Stage) -> Iterator[tuple[nn.Module, list[torch.optim.Optimizer]]]:
@@ -211,7 +228,8 @@ class _Run:
             total += value.detach() * len(indices)
             seen += len(indices)
             report.step(step, steps)
-        mean = float(self.fabric.all_reduce(total, reduce_op="mean")) / seen
+        total = self.fabric.all_reduce(total, reduce_op="mean")  # type: ignore[assignment]
+        mean = float(total) / seen
         if not isfinite(mean):
             raise TrainingError(f"the loss of {stage.task} is {mean} in epoch {state.epoch + 1}; a lower lr may help")
         self._validate(stage, mean)
@@ -222,7 +240,9 @@ class _Run:
     def _validate(self, stage: Stage, loss: float) -> None:
         """Appends the epoch's row, and keeps the weights if they are the best so far."""
         budgets = stage.objective.budgets
+        self._calibrate(budgets)
         found = accuracies(self.net, self.val_images, self.val_labels, budgets)
+        self._forget_statistics()
         total = sum(stage.objective.weights.values())
         joint = sum(stage.objective.weights[b] * a for b, a in zip(budgets, found, strict=True)) / total
         if self.state.stopper.improved(joint) and stage.patience is not None:

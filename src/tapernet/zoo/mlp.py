@@ -10,7 +10,9 @@ from tapernet.zoo import NETWORKS
 
 
 @NETWORKS.register("mlp")
-def mlp(input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, hidden: Sequence[int] = (100, 100)) -> nn.Sequential:
+def mlp(
+    input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, hidden: Sequence[int] = (100, 100)
+) -> nn.Sequential:
     """Fully connected layers with ReLU between; modules fc1, relu1, fc2, ...
 
     Args:

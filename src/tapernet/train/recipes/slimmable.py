@@ -6,7 +6,7 @@ from torch import nn
 
 from tapernet.budget import TEN_BUDGETS, check_budgets
 from tapernet.errors import ConfigError
-from tapernet.train.objective import Objective, Sandwich
+from tapernet.train.objective import Sandwich
 from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
 
 
