@@ -3,6 +3,7 @@
 Run it on a quiet machine: python benchmarks/training.py
 """
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -17,14 +18,14 @@ from tapernet.experiment import hardware
 from tapernet.measure.macs import total_macs
 from tapernet.nn.narrow import narrowed
 from tapernet.nn.net import TaperedNet
-from tapernet.train.objective import Objective, ObjectiveLoss
+from tapernet.train.objective import Objective, ObjectiveLoss, Step
 from tapernet.train.settings import Settings
 
-Step = Callable[[], None]
+Timed = Callable[[], None]
 TASKS = Objective({1.0: 0.125, 0.7: 0.125, 0.4: 0.25, 0.1: 0.5})
 
 
-def ratio(first: Step, second: Step, calls: int, rounds: int = 15) -> tuple[float, float, float]:
+def ratio(first: Timed, second: Timed, calls: int, rounds: int = 15) -> tuple[float, float, float]:
     """Time of first / second: median, least and greatest of rounds in which they take turns."""
     found = []
     for turn in range(rounds + 1):
@@ -39,13 +40,13 @@ def ratio(first: Step, second: Step, calls: int, rounds: int = 15) -> tuple[floa
     return statistics.median(found), min(found), max(found)
 
 
-def house_step(net: TaperedNet, objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Step:
+def house_step(net: TaperedNet, objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Timed:
     """A step as `tapernet.fit` takes it, Fabric included."""
-    fabric = Fabric(accelerator="cpu")
+    fabric, rng = Fabric(accelerator="cpu"), random.Random(0)
     loss, optimizer = fabric.setup(ObjectiveLoss(net, False), Settings().make_optimizer(net.parameters()))
 
     def step() -> None:
-        value = loss(x, y, [(b, objective.weights[b]) for b in objective.budgets], float(len(x)))
+        value = loss(x, y, Step(objective.draw(rng), float(len(x))))
         optimizer.zero_grad()
         fabric.backward(value)
         optimizer.step()
@@ -53,7 +54,7 @@ def house_step(net: TaperedNet, objective: Objective, x: torch.Tensor, y: torch.
     return step
 
 
-def bare_step(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Step:
+def bare_step(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Timed:
     """The same passes over the same network, written by hand with plain tensors."""
     layers = [torch.nn.Linear(784, 100), torch.nn.Linear(100, 100), torch.nn.Linear(100, 10)]
     fc1, fc2, fc3 = layers
@@ -87,7 +88,7 @@ def small_budget() -> None:
     """A 30% step against a full one on a 2048-wide MLP."""
     x, y = torch.randn(512, 1, 28, 28), torch.randint(10, (512,))
 
-    def step_at(budget: float) -> tuple[Step, int]:
+    def step_at(budget: float) -> tuple[Timed, int]:
         net = taper(zoo.create("mlp", hidden=[2048, 2048]), x[:1])
         with net.at(budget):
             macs = total_macs(net, x[0]).usual

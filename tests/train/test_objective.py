@@ -7,7 +7,7 @@ from torch import nn
 
 from tapernet import taper
 from tapernet.errors import ConfigError
-from tapernet.train.objective import Objective, ObjectiveLoss, Sandwich
+from tapernet.train.objective import Objective, ObjectiveLoss, Sandwich, Step
 
 
 def test_adding_a_task_is_equation_3() -> None:
@@ -25,7 +25,7 @@ def test_the_loss_is_the_weighted_sum_over_the_sub_networks(plain: nn.Module) ->
     net = taper(plain, torch.zeros(1, 1, 4, 4))
     x, y = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
     objective = Objective({1.0: 0.2, 0.5: 0.3, 0.1: 0.5})
-    loss = ObjectiveLoss(net, distill=False)(x, y, objective.draw(random.Random(0)), 5.0)
+    loss = ObjectiveLoss(net, distill=False)(x, y, Step(objective.draw(random.Random(0)), 5.0))
     expected = torch.zeros(())
     for budget, weight in objective.weights.items():
         with net.at(budget):
@@ -41,7 +41,7 @@ def test_distillation_teaches_the_smaller_by_the_largest_and_not_the_other_way(p
         teacher = net(x).softmax(1).detach()
     with net.at(0.5):
         student = net(x).log_softmax(1)
-    loss = ObjectiveLoss(net, distill=True)(x, y, [(1.0, 0.0), (0.5, 1.0)], 5.0)
+    loss = ObjectiveLoss(net, distill=True)(x, y, Step([(1.0, 0.0), (0.5, 1.0)], 5.0))
     torch.testing.assert_close(loss, -(teacher * student).sum(1).mean())
     loss.backward()
     fc1 = net.model.fc1.weight
@@ -72,6 +72,6 @@ def test_a_sandwich_of_too_many_is_refused(extra: int) -> None:
 def test_a_network_without_a_dial_runs_at_the_full_budget_alone(plain: nn.Module) -> None:
     loss = ObjectiveLoss(plain, distill=False)
     x, y = torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
-    torch.testing.assert_close(loss(x, y, [(1.0, 1.0)], 4.0), F.cross_entropy(plain(x), y))
+    torch.testing.assert_close(loss(x, y, Step([(1.0, 1.0)], 4.0)), F.cross_entropy(plain(x), y))
     with pytest.raises(ConfigError, match="has no dial"):
-        loss(x, y, [(0.5, 1.0)], 4.0)
+        loss(x, y, Step([(0.5, 1.0)], 4.0))

@@ -24,6 +24,8 @@ class ChannelGroup(nn.Module):
         layers: paths of every layer whose outputs these channels are; `name` alone if left out.
     """
 
+    gammas: Tensor
+
     def __init__(
         self,
         name: str,
@@ -48,15 +50,16 @@ class ChannelGroup(nn.Module):
 
     def set_percent(self, percent: int) -> None:
         """Keeps this share of the channels, and takes the profile whose range holds it."""
-        self.kept = kept_count(self.size, percent, self.multiple)
-        self.active = bisect_left(self.ranges, percent)
+        # Past nn.Module's own setter, whose checks for parameters cost more here than the rest of a turn of the dial.
+        self.__dict__["kept"] = kept_count(self.size, percent, self.multiple)
+        self.__dict__["active"] = bisect_left(self.ranges, percent)
 
     def profile(self) -> Tensor | None:
         """Coefficients of the kept channels, shape (kept,); None where all are 1."""
         if self.flat:
             return None
-        gamma: Tensor = self.gamma if self.trainable else self.get_buffer("gammas")[self.active]
-        return gamma[: self.kept]
+        gamma: Tensor = self.gamma if self.trainable else self.gammas[self.active]
+        return gamma.narrow(0, 0, self.kept)
 
     def extra_repr(self) -> str:
         """Name, size and what is kept now."""
@@ -116,11 +119,11 @@ class Layout:
 
     def select(self, tensor: Tensor, dim: int) -> Tensor:
         """The kept features of `tensor` along `dim`: a view for a prefix, a copy for several spans."""
-        kept = self.kept
-        if tensor.shape[dim] == kept:
+        if len(self.spans) == 1:  # almost always, and a part of every step: no detours
+            kept = self.spans[0].kept
+            return tensor if tensor.shape[dim] == kept else tensor.narrow(dim, 0, kept)
+        if tensor.shape[dim] == self.kept:
             return tensor
-        if self.is_prefix:
-            return tensor.narrow(dim, 0, kept)
         return torch.cat([tensor.narrow(dim, start, span.kept) for start, span in self._starts()], dim)
 
     def index(self) -> slice | Tensor:
@@ -135,6 +138,8 @@ class Layout:
 
     def profile(self) -> Tensor | None:
         """Coefficient of each kept feature, shape (kept,); None where all are 1."""
+        if len(self.spans) == 1:
+            return self.spans[0].profile()
         profiles = [s.profile() for s in self.spans]
         if all(p is None for p in profiles):
             return None

@@ -95,25 +95,30 @@ class TaperedNet(nn.Module):
 
     @budget.setter
     def budget(self, budget: Budget) -> None:
+        self._turn(budget)
+
+    def _turn(self, budget: Budget) -> None:
         percents = self._percents(budget)
-        key = _key(percents)
-        self._budget = budget if isinstance(budget, (str, Mapping)) else to_percent(budget) / 100
+        # Past nn.Module's own setter, whose checks for parameters cost more than the rest of this.
+        self.__dict__["_budget"] = budget if isinstance(budget, (str, Mapping)) else percents[0] / 100
         for group, percent in zip(self._group_list, percents, strict=True):
             group.set_percent(percent)
         for switch in self._switches:
             switch.set_percent(percents[0])
-        for norm in self._norms:
-            norm.key, norm.label = key, repr(self._budget)
+        if self._norms:
+            key, label = _key(percents), repr(self._budget)
+            for norm in self._norms:
+                norm.key, norm.label = key, label
 
     @contextmanager
     def at(self, budget: Budget) -> Iterator["TaperedNet"]:
         """Runs the block at `budget`, then goes back to the budget before it; raises ConfigError for a bad one."""
         before = self._budget
-        self.budget = budget
+        self._turn(budget)
         try:
             yield self
         finally:
-            self.budget = before
+            self._turn(before)
 
     @property
     def budgets(self) -> dict[str, dict[str, float]]:

@@ -94,9 +94,11 @@ class PrefixLinear(PrefixModule, nn.Linear):
         gamma = self.inputs.profile()
         if gamma is not None:
             x = x * gamma
-        weight = self.part("weight")
+        rows, own = self.outputs, self._parameters  # past nn.Module's attribute search: small layers feel it
+        weight, bias = own["weight"], own["bias"]
         assert weight is not None
-        return F.linear(x, weight, self.part("bias"))
+        bias_part = None if bias is None else rows.select(bias, 0)
+        return F.linear(x, self.inputs.select(rows.select(weight, 0), 1), bias_part)
 
     def axes(self) -> dict[str, Axes]:
         """Rows are outputs, columns inputs."""

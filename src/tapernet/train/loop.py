@@ -24,7 +24,7 @@ from tapernet.nn.narrow import narrowed
 from tapernet.nn.net import TaperedNet
 from tapernet.train.checkpoint import RunState, load_checkpoint, save_checkpoint
 from tapernet.train.early_stopping import EarlyStopping
-from tapernet.train.objective import ObjectiveLoss
+from tapernet.train.objective import ObjectiveLoss, Step
 from tapernet.train.recipes import Recipe, Stage
 from tapernet.train.report import Report
 from tapernet.train.settings import Settings
@@ -208,26 +208,26 @@ class _Run:
         self.net.train()
         total, seen = torch.zeros((), device=self.fabric.device), 0
         steps = -(-len(self.labels) // settings.batch_size)
-        for step, indices in enumerate(batches(len(self.labels), settings.batch_size, shared)):
-            lr = settings.lr_at(state.epoch + step / steps, stage.max_epochs)
+        for done, indices in enumerate(batches(len(self.labels), settings.batch_size, shared)):
+            lr = settings.lr_at(state.epoch + done / steps, stage.max_epochs)
             for group in optimizers[0].param_groups:
                 group["lr"] = lr
             images = augment(self.images[indices], settings.augment, shared, self.black)[rank::world]
             labels = self.labels[indices][rank::world]
             # Processes average their gradients, so dividing by the mean share makes the sum the whole batch's mean.
-            value = loss(self.fabric.to_device(images), self.fabric.to_device(labels), stage.objective.draw(rng),
-                         len(indices) / world)
+            step = Step(stage.objective.draw(rng), len(indices) / world)
+            value = loss(self.fabric.to_device(images), self.fabric.to_device(labels), step)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             self.fabric.backward(value)
-            turn = step % len(optimizers)
+            turn = done % len(optimizers)
             optimizers[turn].step()
             if turn == 1:
                 assert isinstance(self.net, TaperedNet)
                 self.net.order_profiles()
             total += value.detach() * len(indices)
             seen += len(indices)
-            report.step(step, steps)
+            report.step(done, steps)
         total = self.fabric.all_reduce(total, reduce_op="mean")  # type: ignore[assignment]
         mean = float(total) / seen
         if not isfinite(mean):

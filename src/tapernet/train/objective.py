@@ -18,6 +18,20 @@ Terms = list[tuple[float, float]]
 """(budget, weight) pairs of one step, largest budget first."""
 
 
+class Step:
+    """What one step minimises. An opaque object: Fabric walks through every list and dataclass that it passes on.
+
+    Args:
+        terms: the budgets and their weights.
+        divisor: of the loss summed over the batch; the batch's size makes it a mean.
+    """
+
+    __slots__ = ("divisor", "terms")
+
+    def __init__(self, terms: Terms, divisor: float) -> None:
+        self.terms, self.divisor = terms, divisor
+
+
 @dataclass(frozen=True)
 class Objective:
     """sum over budgets b of weight_b x loss(net at b).
@@ -93,18 +107,19 @@ class ObjectiveLoss(nn.Module):
         super().__init__()
         self.net, self.distill = net, distill
 
-    def forward(self, x: Tensor, y: Tensor, terms: Terms, divisor: float) -> Tensor:
-        """Weighted sum over the terms of the cross-entropy, summed over the batch and divided by `divisor`.
+    def forward(self, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        """Weighted sum over the step's terms of the cross-entropy, summed over the batch and divided by its divisor.
 
         Shapes: x (batch, channels, height, width), y (batch,), result ().
         """
-        total = x.new_zeros(())
+        total: Tensor | None = None
         teacher: Tensor | None = None
-        for budget, weight in terms:
+        for budget, weight in step.terms:
             with at(self.net, budget):
                 scores = self.net(x)
-            total = total + (weight / divisor) * F.cross_entropy(scores, y if teacher is None else teacher,
-                                                                  reduction="sum")
+            task = F.cross_entropy(scores, y if teacher is None else teacher, reduction="sum") * (weight / step.divisor)
+            total = task if total is None else total + task
             if self.distill and teacher is None:
                 teacher = scores.detach().softmax(1)
+        assert total is not None
         return total
