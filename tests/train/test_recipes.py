@@ -64,6 +64,12 @@ def test_r_tesla_draws_another_order_for_another_seed(net: TaperedNet) -> None:
     assert len(orders) == 5
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_r_tesla_leaves_no_task_out_of_a_round(net: TaperedNet, seed: int) -> None:
+    found = stages(RTESLA(max_epochs=4), net, seed, epochs=1)
+    assert set(found[-1].objective.weights) == {1.0, 0.7, 0.4, 0.1}
+
+
 def test_r_tesla_follows_the_users_distribution(net: TaperedNet) -> None:
     recipe = RTESLA(budgets=(1.0, 0.5, 0.1), probabilities=(0.0, 1.0, 0.0), max_epochs=30)
     assert {b for s in stages(recipe, net) for b in s.objective.weights} == {1.0, 0.5}
