@@ -19,9 +19,9 @@ class RTESLA(Recipe):
 
     Args:
         budgets: the tasks; the first one is trained first.
-        probabilities: a user's distribution of operating points, from which each task is drawn anew. None takes the tasks
-            in rounds, each round in an order of its own: equal draws leave some task out of 50 epochs in most runs,
-            and the paper speaks of tasks "in random order".
+        probabilities: a user's distribution of operating points, from which each task is drawn anew. None takes the
+            tasks in rounds, each round in an order of its own: equal draws leave some task out of 50 epochs in most
+            runs, and the paper speaks of tasks "in random order".
         alpha: share of the new task in the new objective.
         patience: epochs without a better validation accuracy that end a task.
         max_epochs: of the whole run (Table 1: 50 on MNIST).
