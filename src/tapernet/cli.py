@@ -82,10 +82,11 @@ def evaluate(
     source = data or (spec.data if spec else None)
     if source is None:
         raise ConfigError(f"{net} does not tell where its images are: give --data")
-    test = load_data(source).test
+    splits = load_data(source)
+    test = splits.test
     if spec is not None:
         test = replace(test, mean=spec.mean, std=spec.std)
-    curve = measure(network, test, budgets, name=f"{net} on {source}")
+    curve = measure(network, test, budgets, name=f"{Path(net).stem} on {splits.name}")
     _show(curve.table())
     if output:
         curve.save(output)
