@@ -1,5 +1,6 @@
 """The `tapernet` command: one function here is one subcommand, its parameters are the options."""
 
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ def train(
     torch.manual_seed(settings.seed)
     net = make_net(model, profile, splits.train)
     history = fit(net, learn, held_out, recipe, settings, run_dir=run_dir)
+    if int(os.environ.get("RANK", "0")):
+        return  # of several processes, torchrun's first one writes and prints
     save(net, path, input_spec(splits.train, None if Path(data).is_dir() else data))
     curve = measure(net, splits.test, name=f"{type(recipe).__name__} on {splits.name}")
     _show(curve.table())

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +204,7 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = make_net(experiment.model, config.profile, train)
-    settings = Settings(**{**asdict(config.settings), "seed": seed})
-    history = fit(net, train, val, recipe, settings, run_dir=folder)
+    history = fit(net, train, val, recipe, replace(config.settings, seed=seed), run_dir=folder)
     save(net, folder / "net.safetensors", input_spec(train, experiment.data))
     return net, history
 

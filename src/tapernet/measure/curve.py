@@ -11,7 +11,7 @@ from torch import nn
 
 from tapernet.budget import TEN_BUDGETS, check_budgets
 from tapernet.data import ImageData
-from tapernet.errors import ConfigError, DataError
+from tapernet.errors import ConfigError, DataError, FileError
 from tapernet.files import read_json, write_json, write_text
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.latency import latencies
@@ -76,8 +76,6 @@ class Curve:
     @staticmethod
     def load(path: str | Path) -> "Curve":
         """Reads what `save` wrote as .json; raises FileError if it is something else."""
-        from tapernet.errors import FileError
-
         value = read_json(path)
         try:
             return Curve(value["name"], tuple(Point(**p) for p in value["points"]))
