@@ -1,0 +1,29 @@
+"""`tapernet reproduce`."""
+
+from pathlib import Path
+
+from tapernet.commands.console import show
+from tapernet.experiment import read_experiment
+from tapernet.experiment import reproduce as run
+
+
+def reproduce(
+    experiment: str,
+    data: str | None = None,
+    only: list[str] | None = None,
+    experiments: str = "experiments",
+    results: str = "results",
+    runs: str = "runs",
+) -> None:
+    """Trains and measures what a result file of the papers' figures still lacks.
+
+    Args:
+        experiment: <paper>/<figure>, as in tesla/mnist_tesla.
+        data: where the data set is, in place of the experiment's own source.
+        only: names of the curves to train; all by default.
+        experiments: folder of the YAML files.
+        results: folder of the result files.
+        runs: folder of checkpoints and trained networks.
+    """
+    config = read_experiment(Path(experiments) / f"{experiment}.yaml")
+    run(config, Path(results) / f"{experiment}.json", Path(runs) / experiment, data=data, only=only or (), say=show)

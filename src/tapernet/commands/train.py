@@ -1,0 +1,57 @@
+"""`tapernet train`."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from tapernet.commands.console import show
+from tapernet.data import load_data
+from tapernet.experiment import ModelConfig, input_spec, make_net
+from tapernet.files import check_writable
+from tapernet.measure.curve import evaluate as measure
+from tapernet.saving import save
+from tapernet.train.loop import fit
+from tapernet.train.recipes import TESLA, Recipe
+from tapernet.train.settings import Settings
+
+MLP = ModelConfig("mlp", keep=["fc2"])
+
+
+def train(
+    data: str = "digits",
+    model: ModelConfig = MLP,
+    profile: str | list[float] = "linear",
+    recipe: Recipe = TESLA(),  # noqa: B008 (immutable)
+    settings: Settings = Settings(),  # noqa: B008 (immutable)
+    validation: float = 0.1,
+    output: str = "net.safetensors",
+    run_dir: str | None = None,
+) -> None:
+    """Trains one network for every budget, prints its table, and saves it beside its curve (.json, .csv, .png).
+
+    Args:
+        data: "digits", a Hugging Face id, or a folder of parquet files.
+        model: network of the zoo, its arguments, and the modules to keep whole.
+        profile: name of a profile, or its coefficients.
+        recipe: how to train; --recipe.help NAME tells a recipe's options.
+        settings: optimizer, batch size and the like.
+        validation: share of the training images held out for early stopping.
+        output: file of the trained network.
+        run_dir: folder for checkpoint and logs; a run that was killed goes on from there.
+    """
+    path = Path(output)
+    check_writable(path)
+    splits = load_data(data)
+    learn, held_out = splits.train.split(validation, seed=settings.seed)
+    torch.manual_seed(settings.seed)
+    net = make_net(model, profile, splits.train)
+    history = fit(net, learn, held_out, recipe, settings, run_dir=run_dir)
+    if int(os.environ.get("RANK", "0")):
+        return  # of several processes, torchrun's first one writes and prints
+    save(net, path, input_spec(splits.train, None if Path(data).is_dir() else data))
+    curve = measure(net, splits.test, name=f"{type(recipe).__name__} on {splits.name}")
+    show(curve.table())
+    for suffix in (".json", ".csv", ".png"):
+        curve.save(path.with_suffix(suffix))
+    show(f"trained in {history.minutes:.1f} min; wrote {path} and its curve: .json, .csv, .png")
