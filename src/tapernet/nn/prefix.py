@@ -81,13 +81,23 @@ class PrefixModule(nn.Module):
         return layer
 
 
-class PrefixLinear(PrefixModule, nn.Linear):
+class PrefixLayer(PrefixModule):
+    """A prefix module that mixes channels: each of its outputs is a weighted sum of its inputs."""
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of the output that its channels run along."""
+        raise NotImplementedError
+
+
+class PrefixLinear(PrefixLayer, nn.Linear):
     """y_j = sum over the kept i of gamma_i w_ji x_i + b_j, for the kept j (TESLA paper, Eq. 1).
 
     Shapes: (..., kept inputs) to (..., kept outputs).
     """
 
     plain = nn.Linear
+    channel_dim = -1
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes the kept outputs from the kept inputs."""
@@ -113,7 +123,7 @@ class PrefixLinear(PrefixModule, nn.Linear):
         return _weigh(super().weighed(), self.inputs, 1)
 
 
-class _PrefixConv(PrefixModule):
+class _PrefixConv(PrefixLayer):
     """The kept filters, each over the kept input channels weighed by their profile (TESLA paper, Eq. 2).
 
     The paper scales a filter's output, bias included, before the ReLU; scaling the channel where the next layer reads
@@ -133,6 +143,11 @@ class _PrefixConv(PrefixModule):
         """Convolution groups at the budget of the moment, where torch's own forward looks for them."""
         groups: int = self.__dict__["groups"]
         return 1 if groups == 1 else self.inputs.kept * groups // self.in_channels
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension before those of space."""
+        return -1 - len(self.kernel_size)  # type: ignore[arg-type]
 
     def axes(self) -> dict[str, Axes]:
         """Filters, then input channels; filters alone in a grouped convolution."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tapernet.budget import check_budgets, to_percent
 from tapernet.errors import ConfigError
 from tapernet.nn.net import at
+from tapernet.nn.once import computing_once, first_layers
 
 Terms = list[tuple[float, float]]
 """(budget, weight) pairs of one step, largest budget first."""
@@ -106,6 +107,7 @@ class ObjectiveLoss(nn.Module):
     def __init__(self, net: nn.Module, distill: bool) -> None:
         super().__init__()
         self.net, self.distill = net, distill
+        self._first = first_layers(net)
 
     def forward(self, x: Tensor, y: Tensor, step: Step) -> Tensor:
         """Weighted sum over the step's terms of the cross-entropy, summed over the batch and divided by its divisor.
@@ -114,12 +116,14 @@ class ObjectiveLoss(nn.Module):
         """
         total: Tensor | None = None
         teacher: Tensor | None = None
-        for budget, weight in step.terms:
-            with at(self.net, budget):
-                scores = self.net(x)
-            task = F.cross_entropy(scores, y if teacher is None else teacher, reduction="sum") * (weight / step.divisor)
-            total = task if total is None else total + task
-            if self.distill and teacher is None:
-                teacher = scores.detach().softmax(1)
+        with computing_once(self._first if len(step.terms) > 1 else ()):
+            for budget, weight in step.terms:
+                with at(self.net, budget):
+                    scores = self.net(x)
+                target = y if teacher is None else teacher
+                task = F.cross_entropy(scores, target, reduction="sum") * (weight / step.divisor)
+                total = task if total is None else total + task
+                if self.distill and teacher is None:
+                    teacher = scores.detach().softmax(1)
         assert total is not None
         return total
