@@ -4,10 +4,25 @@ import pytest
 import torch
 from torch import nn
 
-from tapernet import InputSpec, load, save, taper, zoo
+from tapernet import (
+    Check,
+    FineTune,
+    ImageData,
+    InputSpec,
+    fit,
+    load,
+    place_checks,
+    prune_filters,
+    save,
+    taper,
+    terminate,
+    zoo,
+)
 from tapernet.errors import ConfigError, FileError
 from tapernet.files import read_tensors, write_tensors
+from tapernet.nn.terminating import terminating_layers
 from tapernet.saving import KIND, load_with_spec
+from tapernet.zoo.trained import WEIGHTS
 
 X = torch.randn(3, 1, 4, 4)
 PROFILES = ["linear", "trainable", {0.5: "linear", 1.0: "harmonic"}, [2 - i / 20 for i in range(20)]]
@@ -26,6 +41,84 @@ def test_a_network_comes_back_the_same_at_every_budget(profile: object, tmp_path
     for budget in (0.1, 0.33, 0.5, 0.8, 1.0):
         with net.at(budget), again.at(budget):
             assert torch.equal(net(X), again(X))
+
+
+SMALL = {"input_shape": [3, 8, 8], "classes": 4}
+IMAGES = torch.rand(6, 3, 8, 8)
+
+
+def c10net(**arguments: object) -> nn.Module:
+    return zoo.create("c10net", **SMALL, **arguments).eval()
+
+
+def stopping(net: nn.Module) -> nn.Module:
+    stopping = terminate(net, IMAGES, bias_first=True)
+    for i, layer in enumerate(terminating_layers(stopping).values()):
+        layer.set_checks([Check(share=0.1 + i / 10, threshold=0.01 * i)])
+    return stopping
+
+
+CONVOLUTIONAL = {
+    "plain": c10net,
+    "pruned": lambda: prune_filters(c10net(), IMAGES, method="pfec", ratio=0.4),
+    "terminated": lambda: stopping(c10net(batch_norm=True)),
+    "pruned, terminated": lambda: stopping(prune_filters(c10net(), IMAGES, method="pfec", ratio=0.4)),
+    "tapered, terminated": lambda: stopping(taper(c10net(), IMAGES[:1])),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_a_network_comes_back_with_its_checks_and_widths(kind: str, tmp_path: Path) -> None:
+    net = CONVOLUTIONAL[kind]()
+    with torch.no_grad():  # weights that building it anew would not give
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter) / 20)
+    save(net, tmp_path / "net")
+    again = load(tmp_path / "net")
+    assert torch.equal(net(IMAGES), again(IMAGES))
+    assert [x.shape for x in net.state_dict().values()] == [x.shape for x in again.state_dict().values()]
+    for path, layer in terminating_layers(net).items():
+        assert terminating_layers(again)[path].checks == layer.checks
+        assert terminating_layers(again)[path].options == layer.options
+
+
+def test_a_terminated_network_with_batch_norm_for_each_budget_comes_back(tmp_path: Path) -> None:
+    data = ImageData(torch.rand(40, 3, 8, 8), torch.arange(40) % 4, tuple("abcd"))
+    net = taper(zoo.create("vgg16", **SMALL, width=0.05), IMAGES)
+    fit(net, data, data, FineTune((1.0, 0.5), epochs=1), progress=False)
+    stopping = terminate(net, IMAGES)
+    save(stopping, tmp_path / "net")
+    again = load(tmp_path / "net")
+    with stopping.at(0.5), again.at(0.5):  # type: ignore[operator]
+        assert torch.equal(stopping.eval()(IMAGES), again(IMAGES))
+
+
+def test_a_terminated_network_trains_with_its_checks_in_place(tmp_path: Path) -> None:
+    data = ImageData(torch.rand(40, 3, 8, 8), torch.arange(40) % 4, tuple("abcd"))
+    net = terminate(c10net(), IMAGES)
+    place_checks(net, data, tolerance=1.0)
+    checks = {path: layer.checks for path, layer in terminating_layers(net).items()}
+    before = [p.clone() for p in net.parameters()]
+    fit(net, data, data, FineTune(epochs=2, patience=1), run_dir=tmp_path / "run", progress=False)
+    assert {path: layer.checks for path, layer in terminating_layers(net).items()} == checks
+    assert any(checks.values())
+    assert not any(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    again = terminate(c10net(), IMAGES)
+    place_checks(again, data, tolerance=1.0)
+    fit(again, data, data, FineTune(epochs=2, patience=1), run_dir=tmp_path / "run", progress=False)
+    assert torch.equal(again(IMAGES), net(IMAGES))
+
+
+def test_a_plain_network_from_elsewhere_is_refused(plain: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not from the zoo"):
+        save(plain, tmp_path / "net")
+
+
+def test_a_file_of_version_1_is_read() -> None:
+    # The trained networks of the zoo were written by the first version.
+    net, spec = load_with_spec(WEIGHTS / "mlp-digits.safetensors")
+    assert spec is not None
+    assert net(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_how_the_images_were_prepared_is_kept(tmp_path: Path) -> None:
@@ -52,7 +145,7 @@ def test_another_model_is_refused(plain: nn.Module, tmp_path: Path) -> None:
 def test_a_header_that_is_not_ours_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "net"
     save(make(), path)
-    tensors, header = read_tensors(path, kind=KIND, version=1)
+    tensors, header = read_tensors(path, kind=KIND, version=2)
     write_tensors(path, tensors, header | change)
     with pytest.raises((FileError, ConfigError)):
         load(path)

@@ -87,12 +87,14 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     write_atomically(path, lambda part: _write(part, data))
 
 
-def read_tensors(path: str | Path, *, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(
+    path: str | Path, *, kind: str | tuple[str, ...], version: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and header that `write_tensors` wrote.
 
     Args:
         path: the file.
-        kind: what the header must call itself under "kind".
+        kind: what the header must call itself under "kind"; of several, the first is the current name.
         version: the newest format version that the caller understands.
 
     Raises:
@@ -112,8 +114,9 @@ def read_tensors(path: str | Path, *, kind: str, version: int) -> tuple[dict[str
         found_kind, found_version = header["kind"], int(header["version"])
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is a safetensors file, but was not written by tapernet") from error
-    if found_kind != kind:
-        raise FileError(f"{path} holds a {found_kind}, not a {kind}")
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if found_kind not in kinds:
+        raise FileError(f"{path} holds a {found_kind}, not a {kinds[0]}")
     if found_version > version:
         raise FileError(f"{path} has format version {found_version}; this tapernet reads up to {version}: upgrade it")
     return tensors, header

@@ -1,20 +1,24 @@
-"""Networks with a dial as files: one safetensors file whose JSON header says how to build the network again."""
+"""Networks as files: one safetensors file whose JSON header says how to build the network again."""
 
+import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tapernet import zoo
 from tapernet.convert.taper import taper
+from tapernet.convert.terminate import terminate
 from tapernet.errors import ConfigError, FileError
 from tapernet.files import read_tensors, write_tensors
 from tapernet.nn.net import TaperedNet
+from tapernet.prune import prune_filters
 
-KIND = "tapered network"
-VERSION = 1
+KIND = ("network", "tapered network")
+"""What a file calls itself, and what it did in version 1."""
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,34 +38,43 @@ class InputSpec:
     data: str | None = None
 
 
-def save(net: TaperedNet, path: str | Path, spec: InputSpec | None = None) -> None:
-    """Writes the network, atomically.
+def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> None:
+    """Writes a network, atomically.
 
     Args:
-        net: the network; one whose model is not from the zoo is loaded with `load(path, model=...)`.
+        net: from `taper`, `terminate` or `prune_filters`, or one of these after another; or a plain network of the
+            zoo. One whose model is not from the zoo is loaded with `load(path, model=...)`.
         path: the file, by custom ending in .safetensors.
         spec: how its images were prepared; kept for whoever loads it.
 
     Raises:
+        ConfigError: a plain network that is not from the zoo, for which there would be nothing but its weights to keep.
         FileError: the folder cannot be written, or the disk is full.
     """
+    model = net.model if isinstance(net, TaperedNet) else net
+    assert isinstance(model, nn.Module)
     header = {
-        "kind": KIND,
+        "kind": KIND[0],
         "version": VERSION,
-        "model": getattr(net.model, "zoo_entry", None),
-        "input_shape": list(net.input_shape),
-        "taper": net.options,
+        "model": getattr(model, "zoo_entry", None),
+        "pruned": getattr(model, "kept", None),
+        "input_shape": _input_shape(net),
+        "taper": net.options if isinstance(net, TaperedNet) else None,
+        "terminate": getattr(net, "termination", None),
         "spec": None if spec is None else asdict(spec),
     }
     write_tensors(path, net.state_dict(), header)
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> TaperedNet:
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Reads a network that `save` wrote. No code from the file is run.
 
     Args:
         path: the file.
-        model: the untrained model that was tapered; needed if it is not from the zoo.
+        model: the untrained model that was tapered, pruned or terminated; needed if it is not from the zoo.
+
+    Returns:
+        What was saved: a `TaperedNet`, or a plain module, either perhaps with terminating layers; in eval mode.
 
     Raises:
         FileError: missing, truncated, foreign, or of a future version; or its tensors are not those of the network.
@@ -70,20 +83,48 @@ def load(path: str | Path, model: nn.Module | None = None) -> TaperedNet:
     return load_with_spec(path, model)[0]
 
 
-def load_with_spec(path: str | Path, model: nn.Module | None = None) -> tuple[TaperedNet, InputSpec | None]:
+def load_with_spec(path: str | Path, model: nn.Module | None = None) -> tuple[nn.Module, InputSpec | None]:
     """As `load`, with how the images were prepared."""
     tensors, header = read_tensors(path, kind=KIND, version=VERSION)
+    if header["kind"] != KIND[0]:
+        header |= {"pruned": None, "terminate": None}
     try:
-        entry, shape, options, spec = header["model"], header["input_shape"], header["taper"], header["spec"]
-        if model is None and entry is None:
+        if model is None and header["model"] is None:
             raise ConfigError(f"{path} holds a network whose model is not from the zoo: load(path, model=...)")
         if model is None:
-            model = zoo.create(entry["name"], **entry["arguments"])
-        net = taper(model, torch.zeros(1, *shape), **_options(options))
+            model = zoo.create(header["model"]["name"], **header["model"]["arguments"])
+        net, spec = _build(model, header, tensors), header["spec"]
         net.load_state_dict(tensors)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise FileError(f"{path} does not fit together: {error}") from error
     return net.eval(), None if spec is None else _spec(spec)
+
+
+def _input_shape(net: nn.Module) -> list[int]:
+    """(channels, height, width) of the network's inputs."""
+    shape: Any = getattr(net, "input_shape", None)
+    entry: Any = getattr(net, "zoo_entry", None)
+    if shape is None and entry is not None:
+        default = inspect.signature(zoo.NETWORKS[entry["name"]]).parameters["input_shape"].default
+        shape = entry["arguments"].get("input_shape", default)
+    if shape is None:
+        raise ConfigError(f"{type(net).__name__} is a plain network that is not from the zoo: what this library would "
+                          f"keep of it are its weights alone (safetensors.torch.save_model does that)")  # fmt: skip
+    return list(shape)
+
+
+def _build(model: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    """The network that the header describes; its weights are still to be loaded."""
+    net, example = model, torch.zeros(1, *header["input_shape"])
+    if header["pruned"] is not None:
+        net = prune_filters(net, example, method="pfec", keep=header["pruned"])
+    if header["taper"] is not None:
+        net = taper(net, example, **_options(header["taper"]))
+    if header["terminate"] is not None:
+        # It runs the network, for which batch-norm per budget needs its statistics.
+        net.load_state_dict(tensors, strict=False)
+        net = terminate(net, example, **header["terminate"])
+    return net
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:

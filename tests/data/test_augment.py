@@ -114,6 +114,17 @@ def test_cutout_blanks_one_square_cut_at_the_edges() -> None:
     assert {16, 12} <= areas
 
 
+def test_dropout_blanks_a_fifth_of_the_pixels_and_keeps_the_mean() -> None:
+    batch, fill = some(n=500, channels=2, height=8, width=8), torch.tensor([-1.5, 2.5])
+    black = fill.view(1, 2, 1, 1).numpy()
+    after = _run("dropout", batch, fill)
+    blank = (after == black).all(1, keepdims=True)
+    assert 0.19 < blank.mean() < 0.21
+    kept = np.broadcast_to(~blank, after.shape)
+    np.testing.assert_allclose((0.8 * (after - black))[kept], (batch.numpy() - black)[kept], rtol=1e-4, atol=1e-5)
+    assert ((after == black) <= blank).all()  # a pixel's channels go together
+
+
 def test_names_are_applied_in_order() -> None:
     generator = seeded(3)
     expected = AUGMENTATIONS["crop"](AUGMENTATIONS["flip"](some(), generator), generator)
@@ -131,7 +142,7 @@ def test_fill_reaches_the_augmentation() -> None:
 
 
 def test_an_unknown_name_lists_the_valid_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'filp' \(did you mean 'flip'\?\); valid: crop, cutout, flip, shift"):
+    with pytest.raises(ConfigError, match=r"'filp' \(did you mean 'flip'\?\); valid: crop, cutout, dropout, flip, shift"):
         augment(some(), ["crop", "filp"], seeded())
 
 

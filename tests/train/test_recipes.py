@@ -100,6 +100,7 @@ def test_fine_tuning_shares_the_weight_or_takes_it(net: TaperedNet) -> None:
         (lambda: RTESLA(probabilities=(0.5, 0.5)), "4 numbers"),
         (lambda: RTESLA(probabilities=(0.5, 0.5, 0.5, 0.5)), "sum to 1"),
         (lambda: Slimmable(budgets=(1.0,)), "at least two"),
+        (lambda: Slimmable(largest_weight=0.0), "largest_weight is above 0"),
         (lambda: FineTune(weights=(1.0, 2.0)), "1 numbers"),
         (lambda: IDP(budget=0), "lies in"),
     ],
@@ -112,3 +113,8 @@ def test_bad_options_are_refused_when_the_recipe_is_made(make: object, message: 
 def test_a_stage_without_epochs_is_refused(net: TaperedNet) -> None:
     with pytest.raises(ConfigError, match="at least one epoch"):
         stages(FineTune(epochs=0), net)
+
+
+def test_slimmable_weighs_the_largest_budget_apart(plain: nn.Module) -> None:
+    (stage,) = Slimmable(budgets=(0.2, 1.0, 0.5), extra=1, largest_weight=3.0).stages(plain, 0)
+    assert stage.objective.weights == {1.0: 3.0, 0.5: 1.0, 0.2: 1.0}

@@ -66,7 +66,7 @@ def terminate(
     Returns:
         The copy. Its attribute `skipped` is a dictionary from the paths of the convolutions left alone to the reasons;
         `termination` holds the options, with which `terminate(model, example, **options)` builds the same layers again
-        for `load_state_dict` to fill.
+        for `load_state_dict` to fill; `input_shape` is that of one input. `tapernet.save` keeps all this.
 
     Raises:
         TerminationError: no convolution qualifies, or the model is already terminated, cannot be traced, does not run
@@ -94,6 +94,8 @@ def terminate(
     stopping.termination = {  # type: ignore[assignment]
         "order": order, "bias_first": bias_first, "gradient": gradient, "non_negative_input": non_negative_input,
     }  # fmt: skip
+    if not isinstance(stopping, TaperedNet):
+        stopping.input_shape = tuple(example.shape[1:])  # type: ignore[assignment]
     return stopping
 
 

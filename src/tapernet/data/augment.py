@@ -73,6 +73,18 @@ def cutout(batch: Tensor, generator: torch.Generator, fill: Tensor | float = 0.0
     return batch.masked_fill(inside_y & inside_x, 0)
 
 
+@AUGMENTATIONS.register("dropout")
+def dropout(batch: Tensor, generator: torch.Generator, fill: Tensor | float = 0.0) -> Tensor:
+    """Blanks a fifth of the pixels, and moves the others away from `fill` so that the mean stays.
+
+    Dropout of the inputs (Srivastava et al. 2014, who keep 0.8 of them); all channels of a pixel go together.
+    """
+    n, _, height, width = batch.shape
+    kept = _draw(5, (n, 1, height, width), generator, batch) > 0
+    black = torch.as_tensor(fill, dtype=batch.dtype, device=batch.device).reshape(1, -1, 1, 1)
+    return black + (batch - black) * kept / 0.8
+
+
 def _window(size: int, n: int, generator: torch.Generator, batch: Tensor) -> Tensor:
     """Where a window of half of `size` lies around a random centre, cut at the edges: (n, size), bool."""
     length = max(1, size // 2)

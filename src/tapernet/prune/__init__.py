@@ -54,8 +54,6 @@ def prune_filters(
     smaller = copy.deepcopy(model)
     filters = Filters(smaller, images[:1])
     place(filters, _counts(filters.widths, ratio, keep), images, **options)
-    # What the zoo would build under this entry has all the filters.
-    smaller.__dict__.pop("zoo_entry", None)
     smaller.kept = filters.widths  # type: ignore[assignment]
     return smaller
 

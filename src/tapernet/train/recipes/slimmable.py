@@ -17,12 +17,14 @@ class Slimmable(Recipe):
     Args:
         budgets: the largest and smallest are in every step, the others are drawn.
         extra: budgets drawn in each step.
+        largest_weight: of the largest budget's loss; that of every other one is 1.
         distill: teach the smaller ones with the largest one's output.
         epochs: all are run, and the last weights kept.
     """
 
     budgets: tuple[float, ...] = TEN_BUDGETS
     extra: int = 2
+    largest_weight: float = 1.0
     distill: bool = True
     epochs: int = 30
 
@@ -30,8 +32,11 @@ class Slimmable(Recipe):
         check_budgets(self.budgets)
         if len(self.budgets) < 2:
             raise ConfigError("the sandwich rule needs at least two budgets")
+        if not self.largest_weight > 0:
+            raise ConfigError(f"largest_weight is above 0, not {self.largest_weight!r}")
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage."""
-        objective = Sandwich(dict.fromkeys(self.budgets, 1.0), self.distill, self.extra)
+        weights = dict.fromkeys(self.budgets, 1.0) | {max(self.budgets): self.largest_weight}
+        objective = Sandwich(weights, self.distill, self.extra)
         yield Stage(percents(objective.budgets), objective, self.epochs)
