@@ -142,7 +142,7 @@ def test_fill_reaches_the_augmentation() -> None:
 
 
 def test_an_unknown_name_lists_the_valid_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'filp' \(did you mean 'flip'\?\); valid: crop, cutout, dropout, flip, shift"):
+    with pytest.raises(ConfigError, match=r"did you mean 'flip'.*valid: crop, cutout, dropout, flip, shift"):
         augment(some(), ["crop", "filp"], seeded())
 
 
