@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tapernet import taper
+from tapernet import Check, estimating_macs, mac_penalty, taper, terminate, zoo
 from tapernet.errors import ConfigError
-from tapernet.train.objective import Objective, ObjectiveLoss, Sandwich, Step
+from tapernet.nn.terminating import terminating_layers
+from tapernet.train.objective import Objective, ObjectiveLoss, Penalty, Sandwich, Step
 
 
 def test_adding_a_task_is_equation_3() -> None:
@@ -75,3 +76,41 @@ def test_a_network_without_a_dial_runs_at_the_full_budget_alone(plain: nn.Module
     torch.testing.assert_close(loss(x, y, Step([(1.0, 1.0)], 4.0)), F.cross_entropy(plain(x), y))
     with pytest.raises(ConfigError, match="has no dial"):
         loss(x, y, Step([(0.5, 1.0)], 4.0))
+
+
+def terminated() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    net = terminate(zoo.create("c10net", input_shape=(1, 8, 8), classes=3), torch.zeros(1, 1, 8, 8))
+    for layer in terminating_layers(net).values():
+        layer.set_checks([Check(share=0.2)])
+    return net, torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+
+
+def test_the_mac_penalty_is_added_to_the_loss() -> None:
+    net, x, y = terminated()
+    loss = ObjectiveLoss(net, distill=False, penalty=Penalty(0.3, 0.2))(x, y, Step([(1.0, 2.0)], 5.0))
+    with estimating_macs(net, temperature=0.2):
+        task = F.cross_entropy(net(x), y)
+        torch.testing.assert_close(loss, 2 * (task + 0.3 * mac_penalty(net)))
+
+
+def test_the_mac_penalty_counts_every_budget() -> None:
+    _, x, y = terminated()
+    taped = terminate(taper(zoo.create("c10net", input_shape=(1, 8, 8), classes=3), x), x)
+    for layer in terminating_layers(taped).values():
+        layer.set_checks([Check(share=0.2)])
+    terms = [(1.0, 0.7), (0.5, 0.3)]
+    loss = ObjectiveLoss(taped, distill=False, penalty=Penalty(0.3))(x, y, Step(terms, 5.0))
+    expected = torch.zeros(())
+    with estimating_macs(taped):
+        for budget, weight in terms:
+            with taped.at(budget):  # type: ignore[operator]
+                task = F.cross_entropy(taped(x), y)
+                expected = expected + weight * (task + 0.3 * mac_penalty(taped))
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("bad", [{"factor": -0.1}, {"factor": float("nan")}, {"temperature": 0.0}], ids=str)
+def test_a_penalty_out_of_range_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="MAC penalty"):
+        Penalty(**bad)

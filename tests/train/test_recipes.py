@@ -115,6 +115,13 @@ def test_a_stage_without_epochs_is_refused(net: TaperedNet) -> None:
         stages(FineTune(epochs=0), net)
 
 
+def test_fine_tuning_with_a_mac_penalty_needs_layers_that_stop(plain: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="call terminate"):
+        stages(FineTune(mac_penalty=0.1), plain)
+    with pytest.raises(ConfigError, match="temperature"):
+        FineTune(mac_penalty=0.1, temperature=0.0)
+
+
 def test_slimmable_weighs_the_largest_budget_apart(plain: nn.Module) -> None:
     (stage,) = Slimmable(budgets=(0.2, 1.0, 0.5), extra=1, largest_weight=3.0).stages(plain, 0)
     assert stage.objective.weights == {1.0: 3.0, 0.5: 1.0, 0.2: 1.0}

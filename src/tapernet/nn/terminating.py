@@ -316,6 +316,8 @@ def _estimate(
 
     s is the temperature times the partial sums' standard deviation, so that one temperature suits all layers.
     """
+    if not stages:
+        return full.numel() * terms, full.new_ones(())
     running, saved = torch.ones_like(full), torch.zeros_like(full)
     for stage, u in zip(stages, partial, strict=True):
         width = temperature * u.detach().std().clamp(min=torch.finfo(u.dtype).tiny)

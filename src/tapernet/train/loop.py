@@ -193,8 +193,8 @@ class _Run:
             if profiles:
                 optimizers.append(torch.optim.Adam(profiles, self.settings.profile_lr))
             # The network is on its device already, and moving it would part the narrowed weights from the whole ones.
-            wrapped = self.fabric.setup(ObjectiveLoss(self.net, stage.objective.distill), *optimizers,
-                                        move_to_device=False)
+            loss = ObjectiveLoss(self.net, stage.objective.distill, stage.objective.penalty)
+            wrapped = self.fabric.setup(loss, *optimizers, move_to_device=False)
             yield wrapped[0], list(wrapped[1:])
 
     def _epoch(self, stage: Stage, loss: nn.Module, optimizers: list[torch.optim.Optimizer], report: Report) -> None:

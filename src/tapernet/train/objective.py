@@ -5,6 +5,7 @@ Every recipe minimises one; recipes differ in how its weights move from stage to
 
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from tapernet.budget import check_budgets, to_percent
 from tapernet.errors import ConfigError
 from tapernet.nn.net import at
 from tapernet.nn.once import computing_once, first_layers
+from tapernet.nn.penalty import estimating_macs, mac_penalty
 
 Terms = list[tuple[float, float]]
 """(budget, weight) pairs of one step, largest budget first."""
@@ -34,17 +36,41 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Penalty:
+    """What a terminating network pays for its MACs, on top of the task loss at each budget.
+
+    Args:
+        factor: of the estimated share of MACs done (`tapernet.mac_penalty`), not negative; 0 for none.
+        temperature: of the estimate, positive.
+    """
+
+    factor: float = 0.0
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.factor >= 0:
+            raise ConfigError(f"the factor of the MAC penalty is not negative, but is {self.factor!r}")
+        if not self.temperature > 0:
+            raise ConfigError(f"the temperature of the MAC penalty is positive, not {self.temperature!r}")
+
+
+NO_PENALTY = Penalty()
+
+
+@dataclass(frozen=True)
 class Objective:
-    """sum over budgets b of weight_b x loss(net at b).
+    """sum over budgets b of weight_b x (loss(net at b) + penalty(net at b)).
 
     Args:
         weights: budget to weight; a task in the TESLA paper's sense for each.
         distill: the largest budget learns from the labels, the others from the largest one's output (in-place
             distillation, Yu and Huang 2019, "Universally Slimmable Networks", section 4).
+        penalty: on the MACs of a terminating network.
     """
 
     weights: Mapping[float, float]
     distill: bool = False
+    penalty: Penalty = NO_PENALTY
 
     def __post_init__(self) -> None:
         check_budgets(self.weights)
@@ -64,7 +90,7 @@ class Objective:
         to_percent(budget)
         weights = {b: (1 - alpha) * w for b, w in self.weights.items()}
         weights[budget] = weights.get(budget, 0.0) + alpha
-        return Objective(weights, self.distill)
+        return Objective(weights, self.distill, self.penalty)
 
     def draw(self, rng: random.Random) -> Terms:
         """The terms of one step."""
@@ -102,26 +128,36 @@ class ObjectiveLoss(nn.Module):
     Args:
         net: the network; any module, if the objective asks for budget 1.0 alone.
         distill: see `Objective`.
+        penalty: see `Objective`.
     """
 
-    def __init__(self, net: nn.Module, distill: bool) -> None:
+    def __init__(self, net: nn.Module, distill: bool, penalty: Penalty = NO_PENALTY) -> None:
         super().__init__()
-        self.net, self.distill = net, distill
+        self.net, self.distill, self.penalty = net, distill, penalty
         self._first = first_layers(net)
 
     def forward(self, x: Tensor, y: Tensor, step: Step) -> Tensor:
         """Weighted sum over the step's terms of the cross-entropy, summed over the batch and divided by its divisor.
 
         Shapes: x (batch, channels, height, width), y (batch,), result ().
+
+        Raises:
+            ConfigError: a penalty on a network without terminating layers.
         """
         total: Tensor | None = None
         teacher: Tensor | None = None
-        with computing_once(self._first if len(step.terms) > 1 else ()):
+        first = self._first if len(step.terms) > 1 else ()
+        penalty = self.penalty
+        estimating = estimating_macs(self.net, penalty.temperature) if penalty.factor else nullcontext()
+        with computing_once(first), estimating:
             for budget, weight in step.terms:
                 with at(self.net, budget):
                     scores = self.net(x)
                 target = y if teacher is None else teacher
-                task = F.cross_entropy(scores, target, reduction="sum") * (weight / step.divisor)
+                task = F.cross_entropy(scores, target, reduction="sum")
+                if penalty.factor:
+                    task = task + len(x) * penalty.factor * mac_penalty(self.net)
+                task = task * (weight / step.divisor)
                 total = task if total is None else total + task
                 if self.distill and teacher is None:
                     teacher = scores.detach().softmax(1)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from tapernet.errors import ConfigError
-from tapernet.train.objective import Objective
+from tapernet.nn.terminating import terminating_layers
+from tapernet.train.objective import Objective, Penalty
 from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
 
 
@@ -19,6 +20,9 @@ class FineTune(Recipe):
         distill: teach the smaller budgets with the largest one's output.
         epochs: all are run unless `patience` ends them.
         patience: epochs without a better validation accuracy, best weights restored; None keeps the last weights.
+        mac_penalty: factor of the share of MACs done in the loss, for networks from `tapernet.terminate`: it moves
+            partial sums below zero, so that more filters stop at their checks.
+        temperature: of the estimate of that share, see `tapernet.estimating_macs`.
     """
 
     budgets: tuple[float, ...] = (1.0,)
@@ -26,13 +30,20 @@ class FineTune(Recipe):
     distill: bool = False
     epochs: int = 20
     patience: int | None = None
+    mac_penalty: float = 0.0
+    temperature: float = 0.1
 
     def __post_init__(self) -> None:
         if self.weights is not None and (len(self.weights) != len(self.budgets) or min(self.weights) < 0):
             raise ConfigError(f"weights are {len(self.budgets)} numbers, not negative: {self.weights}")
+        Penalty(self.mac_penalty, self.temperature)
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
-        """One stage."""
+        """One stage; raises ConfigError for a MAC penalty on a network without terminating layers."""
+        if self.mac_penalty and not terminating_layers(net):
+            raise ConfigError(f"mac_penalty needs layers that stop early, and {type(net).__name__} has none: "
+                              f"call terminate(model, example) first")  # fmt: skip
         weights = self.weights or (1 / len(self.budgets),) * len(self.budgets)
-        objective = Objective(dict(zip(self.budgets, weights, strict=True)), self.distill)
+        penalty = Penalty(self.mac_penalty, self.temperature)
+        objective = Objective(dict(zip(self.budgets, weights, strict=True)), self.distill, penalty)
         yield Stage(percents(objective.budgets), objective, self.epochs, self.patience)

@@ -38,5 +38,5 @@ class Slimmable(Recipe):
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage."""
         weights = dict.fromkeys(self.budgets, 1.0) | {max(self.budgets): self.largest_weight}
-        objective = Sandwich(weights, self.distill, self.extra)
+        objective = Sandwich(weights, self.distill, extra=self.extra)
         yield Stage(percents(objective.budgets), objective, self.epochs)

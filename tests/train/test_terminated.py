@@ -1,0 +1,107 @@
+"""Training networks whose convolutions stop early: the checks stay, and act in every step."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tapernet import Check, FineTune, ImageData, Settings, count_termination, fit, taper, terminate, zoo
+from tapernet.nn.terminating import Outcome, terminating_layers
+from tapernet.train import loop
+from tapernet.train.loop import accuracies
+
+SHAPE = (1, 8, 8)
+
+
+def images(n: int, seed: int) -> ImageData:
+    """Four classes: a bright quarter each, in noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (n,), generator=generator)
+    quarters = torch.zeros(4, *SHAPE)
+    for i in range(4):
+        quarters[i, 0, 4 * (i // 2) : 4 * (i // 2) + 4, 4 * (i % 2) : 4 * (i % 2) + 4] = 1
+    return ImageData(quarters[labels] + 0.7 * torch.randn(n, *SHAPE, generator=generator), labels, tuple("abcd"))
+
+
+TRAIN, VAL = images(160, 1), images(80, 2)
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return zoo.create("c10net", input_shape=SHAPE, classes=4, hidden=8)
+
+
+def with_checks(model: nn.Module) -> nn.Module:
+    net = terminate(model, torch.zeros(1, *SHAPE))
+    for share, layer in zip((0.3, 0.1, 0.05), terminating_layers(net).values(), strict=True):
+        layer.set_checks([Check(share=share, threshold=-0.01)])
+    return net
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: with_checks(plain()),
+    "with a dial": lambda: with_checks(taper(plain(), torch.zeros(1, *SHAPE))),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_checks_act_in_every_step_and_stay(name: str) -> None:
+    net = NETWORKS[name]()
+    checks = {path: layer.checks for path, layer in terminating_layers(net).items()}
+    stopped: list[bool] = []
+
+    def watch(outcome: Outcome) -> None:
+        stopped.append(bool(outcome.stopped.any()))
+
+    for layer in terminating_layers(net).values():
+        layer.observer = watch
+    budgets = (1.0,) if name == "plain" else (1.0, 0.5)
+    fit(net, TRAIN, VAL, FineTune(budgets, epochs=8), Settings(batch_size=20, lr=3e-3), progress=False)
+    assert sum(stopped) > 0.9 * len(stopped) > 8 * 8 * 3
+    assert {path: layer.checks for path, layer in terminating_layers(net).items()} == checks
+    assert accuracies(net, VAL.as_float(), VAL.labels, [1.0])[0] > 0.8
+
+
+class Killed(Exception):
+    """The run's process is gone."""
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_resumed_run_ends_where_an_unbroken_one_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, settings = FineTune(epochs=3, mac_penalty=0.2), Settings(batch_size=40, optimizer="sgd", lr=0.05)
+    unbroken = NETWORKS[name]()
+    fit(unbroken, TRAIN, VAL, recipe, settings, progress=False)
+    calls = 0
+
+    def stop_now_and_then(*arguments: object) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls % 2 == 0:
+            raise Killed
+        return accuracies(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "accuracies", stop_now_and_then)
+    while True:
+        broken = NETWORKS[name]()
+        try:
+            fit(broken, TRAIN, VAL, recipe, settings, run_dir=tmp_path, progress=False)
+            break
+        except Killed:
+            pass
+    assert calls > 3
+    for a, b in zip(unbroken.state_dict().values(), broken.state_dict().values(), strict=True):
+        assert torch.equal(a, b) or bool(a.isnan().all())
+
+
+def test_a_mac_penalty_saves_more_than_none() -> None:
+    saved = []
+    for penalty in (0.0, 2.0):
+        net = NETWORKS["plain"]()
+        recipe = FineTune(epochs=3, mac_penalty=penalty)
+        fit(net, TRAIN, VAL, recipe, Settings(batch_size=20, lr=3e-3), progress=False)
+        saved.append(count_termination(net, VAL).saved)
+    assert saved[1] > saved[0] + 0.02
