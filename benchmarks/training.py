@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from tapernet import zoo
 from tapernet.convert.taper import taper
-from tapernet.experiment import hardware
+from tapernet.experiment.common import hardware
 from tapernet.measure.macs import total_macs
 from tapernet.nn.narrow import narrowed
 from tapernet.nn.net import TaperedNet

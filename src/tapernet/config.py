@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from jsonargparse import ArgumentParser
 
 from tapernet.errors import ConfigError, FileError
@@ -27,16 +28,32 @@ def read_yaml(kind: type[C], path: Path) -> C:
         FileError: the file is missing.
         ConfigError: an unknown key or a bad value; the message names it.
     """
-    if not path.is_file():
-        root = path.parents[1]
-        known = sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("*/*.yaml"))
-        raise FileError(f"no such file: {path}; in that folder: {', '.join(known) or 'none'}")
+    _check_exists(path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
         return kind(**vars(parser.instantiate(parser.parse_path(str(path)))))
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: {explain(str(error))}") from error
+
+
+def read_kind(path: Path, default: str) -> str:
+    """What a YAML file says under "kind"; raises FileError or ConfigError if it is missing or no mapping."""
+    _check_exists(path)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} does not hold an experiment")
+    return str(value.get("kind", default))
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        root = path.parents[1]
+        known = sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("*/*.yaml"))
+        raise FileError(f"no such file: {path}; in that folder: {', '.join(known) or 'none'}")
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:

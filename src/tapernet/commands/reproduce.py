@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from tapernet.commands.console import show
-from tapernet.experiment import read_experiment
 from tapernet.experiment import reproduce as run
 
 
@@ -25,5 +24,5 @@ def reproduce(
         results: folder of the result files.
         runs: folder of checkpoints and trained networks.
     """
-    config = read_experiment(Path(experiments) / f"{experiment}.yaml")
-    run(config, Path(results) / f"{experiment}.json", Path(runs) / experiment, data=data, only=only or (), say=show)
+    path = Path(experiments) / f"{experiment}.yaml"
+    run(path, Path(results) / f"{experiment}.json", Path(runs) / experiment, data=data, only=only or (), say=show)

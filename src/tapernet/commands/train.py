@@ -7,7 +7,7 @@ import torch
 
 from tapernet.commands.console import show
 from tapernet.data import load_data
-from tapernet.experiment import ModelConfig, input_spec, make_net
+from tapernet.experiment.common import ModelConfig, input_spec, make_net
 from tapernet.files import check_writable
 from tapernet.measure.curve import evaluate as measure
 from tapernet.saving import save

@@ -122,6 +122,9 @@ class _Run:
     ) -> None:  # fmt: skip
         self.net, self.recipe, self.settings, self.fabric, self.folder = net, recipe, settings, fabric, folder
         net.to(fabric.device)
+        if settings.channels_last:
+            # A convolution takes the layout of its weight, whatever that of the images.
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batch-norm statistics are measured when they are needed and dropped again: checkpoints hold weights alone.
         self._forget_statistics()
         # These are the network's own tensors: while a stage works on narrowed views of them, they stay up to date.

@@ -28,6 +28,8 @@ class Settings:
         weight_decay: of the weights (the profile has none).
         profile_lr: Adam's learning rate for a trainable profile.
         augment: names of augmentations, in the order in which they are applied.
+        channels_last: keep weights and activations in memory with the channels innermost, which convolutions on a
+            CPU often prefer. The network stays so.
         precision: of Fabric: "32-true", "bf16-mixed", ...
         seed: of the shuffling, the augmentation and everything else that is random.
     """
@@ -41,6 +43,7 @@ class Settings:
     weight_decay: float = 0.0
     profile_lr: float = 1e-3
     augment: tuple[str, ...] = ()
+    channels_last: bool = False
     precision: str = "32-true"
     seed: int = 0
 

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from tapernet import experiment as module
 from tapernet.cli import main
 from tapernet.errors import ConfigError, FileError
-from tapernet.experiment import read_experiment, reproduce
+from tapernet.experiment import curves as module
+from tapernet.experiment import reproduce
 from tapernet.files import read_json
 from tapernet.report import read_figure
 
@@ -42,10 +42,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def yaml_of(folder: Path) -> Path:
+    return folder / "experiments" / "paper" / "small.yaml"
+
+
 def run(folder: Path, **options: Any) -> dict[str, Any]:
-    config = read_experiment(folder / "experiments" / "paper" / "small.yaml")
     result = folder / "results" / "paper" / "small.json"
-    reproduce(config, result, folder / "runs", say=lambda _: None, **options)
+    reproduce(yaml_of(folder), result, folder / "runs", say=lambda _: None, **options)
     found: dict[str, Any] = read_json(result)
     return found
 
@@ -112,18 +115,19 @@ def test_a_curve_made_with_other_settings_is_not_mixed_in(folder: Path) -> None:
         ("class_path: TESLA", "class_path: TELSA", "unknown recipe 'TELSA'"),
         ("max_epochs: 1}", "max_epoch: 1}", "max_epoch"),
         ("name: separate", "name: one network", "same name"),
+        ("title:", "kind: budgts\ntitle:", "unknown kind of experiment 'budgts'"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(old: str, new: str, message: str, folder: Path) -> None:
     path = folder / "experiments" / "paper" / "small.yaml"
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=message):
-        read_experiment(path)
+        run(folder)
 
 
 def test_missing_files_and_curves_list_what_there_is(folder: Path) -> None:
     with pytest.raises(FileError, match="paper/figure, paper/small"):
-        read_experiment(folder / "experiments" / "paper" / "none.yaml")
+        reproduce(folder / "experiments" / "paper" / "none.yaml", folder / "none.json", folder / "runs")
     with pytest.raises(ConfigError, match="unknown curve 'sepa'"):
         run(folder, only=["sepa"])
     run(folder, only=["one network"])

@@ -1,13 +1,5 @@
-"""Experiments: a YAML file in, a result file out, with whatever is missing trained.
+"""Figures whose curves run over the budget: the TESLA paper's, its controls and peers."""
 
-`experiments/<paper>/<figure>.yaml` describes the curves of one figure; `results/<paper>/<figure>.json` holds what was
-measured. A run that is stopped at any moment goes on where it was.
-"""
-
-import json
-import platform
-import re
-import subprocess
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,35 +7,16 @@ from typing import Any
 
 import torch
 
-from tapernet import zoo
 from tapernet.budget import TEN_BUDGETS, to_percent
-from tapernet.config import read_yaml
-from tapernet.convert.taper import taper
-from tapernet.data import ImageData, Splits, load_data
+from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
-from tapernet.files import read_json, write_json
+from tapernet.experiment.common import ModelConfig, Results, as_json, chosen, commit, input_spec, make_net, slug
 from tapernet.measure.curve import evaluate
 from tapernet.nn.net import TaperedNet
-from tapernet.registry import unknown
-from tapernet.saving import InputSpec, save
+from tapernet.saving import save
 from tapernet.train.loop import History, fit
 from tapernet.train.recipes import IDP, Recipe
 from tapernet.train.settings import Settings
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """A network of the zoo.
-
-    Args:
-        name: of the network.
-        arguments: of its function, besides the data set's image shape and number of classes.
-        keep: modules whose outputs are never cut.
-    """
-
-    name: str = "mlp"
-    arguments: dict[str, Any] = field(default_factory=dict)
-    keep: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -74,6 +47,7 @@ class Experiment:
     """A figure's curves.
 
     Args:
+        kind: "budgets", which a file need not say.
         title: of the figure.
         data: where the data set is, unless the command line says.
         curves: what is trained.
@@ -90,20 +64,7 @@ class Experiment:
     validation: int = 5000
     seeds: list[int] = field(default_factory=lambda: [0])
     budgets: list[float] = field(default_factory=lambda: list(TEN_BUDGETS))
-
-
-def read_experiment(path: Path) -> Experiment:
-    """Reads an experiment's YAML file.
-
-    Raises:
-        FileError: the file is missing.
-        ConfigError: an unknown key or a bad value; the message names it.
-    """
-    experiment = read_yaml(Experiment, path)
-    names = [c.name for c in experiment.curves]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{path}: two curves have the same name")
-    return experiment
+    kind: str = "budgets"
 
 
 def reproduce(
@@ -128,27 +89,20 @@ def reproduce(
     Raises:
         ConfigError: `only` names a curve that is not there; the result file holds a curve made with other settings.
     """
-    names = [c.name for c in experiment.curves]
-    for name in only:
-        if name not in names:
-            raise ConfigError(unknown("curve", name, names))
+    configs = chosen(experiment.curves, only)
     splits = load_data(data or experiment.data)
-    found = read_json(result) if result.exists() else {}
-    curves = {c["name"]: c for c in found.get("curves", [])}
-    for config in experiment.curves:
-        if only and config.name not in only:
-            continue
-        curve = curves.setdefault(config.name, _empty(experiment, config))
+    results = Results(result, experiment.title, [c.name for c in experiment.curves])
+    for config in configs:
+        curve = results.curves.setdefault(config.name, _empty(experiment, config))
         if not _same(curve["config"], config, _plain(experiment, config)):
-            raise ConfigError(f"{result} holds {config.name!r} made with other settings; remove that curve from it")
+            raise results.refuse(config.name)
         for seed in experiment.seeds:
             if seed in curve["seeds"]:
                 continue
             say(f"{config.name}, seed {seed}")
-            measured = _Measured.of(experiment, config, splits, seed, runs / _slug(config.name) / f"seed{seed}")
+            measured = _Measured.of(experiment, config, splits, seed, runs / slug(config.name) / f"seed{seed}")
             measured.append_to(curve, seed)
-            known = [curves[name] for name in names if name in curves]
-            write_json(result, {"title": experiment.title, "hardware": hardware(), "curves": known})
+            results.write()
             say(f"  mean accuracy {sum(measured.accuracy) / len(measured.accuracy):.4f}, {measured.minutes:.1f} min")
 
 
@@ -179,7 +133,7 @@ class _Measured:
     def append_to(self, curve: dict[str, Any], seed: int) -> None:
         curve["macs"] = self.macs
         for key, value in (("seeds", seed), ("accuracy", self.accuracy), ("minutes", round(self.minutes, 2)),
-                           ("epochs", self.epochs), ("commit", _commit())):  # fmt: skip
+                           ("epochs", self.epochs), ("commit", commit())):  # fmt: skip
             curve[key].append(value)
         if self.profile is not None:
             curve["learned_profile"] = [*curve.get("learned_profile", []), self.profile]
@@ -209,17 +163,6 @@ def _train(
     return net, history
 
 
-def make_net(model: ModelConfig, profile: Any, data: ImageData) -> TaperedNet:
-    """A new network with a dial that fits a data set."""
-    plain = zoo.create(model.name, **{"input_shape": data.shape, "classes": data.classes, **model.arguments})
-    return taper(plain, torch.zeros(1, *data.shape), profile=profile, keep=model.keep)
-
-
-def input_spec(data: ImageData, source: str | None) -> InputSpec:
-    """How a data set's images are prepared, and where it is found again."""
-    return InputSpec(data.mean, data.std, data.class_names, source)
-
-
 def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
     return {
         "name": config.name, "dataset": experiment.data, "model": experiment.model.name,
@@ -239,38 +182,14 @@ def _plain(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
         "model": asdict(experiment.model),
         "validation": experiment.validation,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(value))  # tuples become lists, keys strings
+    plain: dict[str, Any] = as_json(value)
     return plain
 
 
 def _same(stored: dict[str, Any], config: CurveConfig, current: dict[str, Any]) -> bool:
     """Whether two configs are one; an option that is newer than the stored one had its default then."""
     defaults = {"recipe": vars(type(config.recipe)()), "settings": vars(Settings())}
-    fill = json.loads(json.dumps(defaults))
+    fill = as_json(defaults)
     return current == {k: {**fill.get(k, {}), **v} if k in fill else v for k, v in stored.items()} | {
         "settings": {k: v for k, v in {**fill["settings"], **stored["settings"]}.items() if k != "seed"}
     }
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def hardware() -> str:
-    """The processor, the cores that this process may use, and torch's version."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (line := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
-        model = line[1]
-    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _commit() -> str | None:
-    """The commit of the code that ran, marked if files differ from it; None outside a checkout."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, check=True, capture_output=True,
-            text=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None

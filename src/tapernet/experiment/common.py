@@ -1,0 +1,133 @@
+"""What every kind of experiment needs: networks by name, result files, where and with what code a figure was made."""
+
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from tapernet import zoo
+from tapernet.convert.taper import taper
+from tapernet.data import ImageData
+from tapernet.errors import ConfigError
+from tapernet.files import read_json, write_json
+from tapernet.nn.net import TaperedNet
+from tapernet.registry import unknown
+from tapernet.saving import InputSpec
+
+
+class Named(Protocol):
+    """A curve's description."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its figure."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network of the zoo.
+
+    Args:
+        name: of the network.
+        arguments: of its function, besides the data set's image shape and number of classes.
+        keep: modules whose outputs are never cut.
+    """
+
+    name: str = "mlp"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    keep: list[str] = field(default_factory=list)
+
+
+class Results:
+    """A result file: one object for each curve, written whole after each piece that was measured.
+
+    Args:
+        path: the JSON file; it need not exist.
+        title: of the figure.
+        names: of all its curves, in the order in which the file holds them.
+    """
+
+    def __init__(self, path: Path, title: str, names: Sequence[str]) -> None:
+        self.path, self.title, self.names = path, title, list(names)
+        found = read_json(path) if path.exists() else {}
+        self.curves: dict[str, dict[str, Any]] = {c["name"]: c for c in found.get("curves", [])}
+
+    def write(self) -> None:
+        """Writes the curves that are there."""
+        known = [self.curves[name] for name in self.names if name in self.curves]
+        write_json(self.path, {"title": self.title, "hardware": hardware(), "curves": known})
+
+    def refuse(self, name: str) -> ConfigError:
+        """The error for a curve that was made with other settings."""
+        return ConfigError(f"{self.path} holds {name!r} made with other settings; remove that curve from it")
+
+
+def chosen(configs: Sequence[N], only: Collection[str]) -> list[N]:
+    """The curves that `only` names, or all; raises ConfigError for a name that is not there."""
+    names = [config.name for config in configs]
+    for name in only:
+        if name not in names:
+            raise ConfigError(unknown("curve", name, names))
+    return [config for config in configs if not only or config.name in only]
+
+
+def check_names(configs: Sequence[Named], path: Path) -> None:
+    """Raises ConfigError if two curves have one name."""
+    names = [config.name for config in configs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: two curves have the same name")
+
+
+def as_json(value: Any) -> Any:
+    """As it comes back from a JSON file: tuples are lists, keys strings."""
+    return json.loads(json.dumps(value))
+
+
+def make_net(model: ModelConfig, profile: Any, data: ImageData) -> TaperedNet:
+    """A new network with a dial that fits a data set."""
+    return taper(make_plain(model, data), torch.zeros(1, *data.shape), profile=profile, keep=model.keep)
+
+
+def make_plain(model: ModelConfig, data: ImageData) -> nn.Module:
+    """A new network of the zoo that fits a data set."""
+    return zoo.create(model.name, **{"input_shape": data.shape, "classes": data.classes, **model.arguments})
+
+
+def input_spec(data: ImageData, source: str | None) -> InputSpec:
+    """How a data set's images are prepared, and where it is found again."""
+    return InputSpec(data.mean, data.std, data.class_names, source)
+
+
+def slug(name: str) -> str:
+    """A name as a folder's."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def hardware() -> str:
+    """The processor, the cores that this process may use, and torch's version."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (line := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
+        model = line[1]
+    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def commit() -> str | None:
+    """The commit of the code that ran, marked if files differ from it; None outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, check=True, capture_output=True,
+            text=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None

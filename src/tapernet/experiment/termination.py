@@ -1,0 +1,223 @@
+"""Figures of accuracy against MACs: early termination, its control, and the pruning baselines.
+
+One network is trained for each seed, and every curve starts from it.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tapernet.data import Splits, load_data
+from tapernet.errors import ConfigError
+from tapernet.experiment.common import ModelConfig, Results, as_json, chosen, commit, input_spec, make_plain, slug
+from tapernet.experiment.methods import METHODS
+from tapernet.measure.accuracy import accuracies
+from tapernet.measure.macs import total_macs
+from tapernet.measure.termination import TerminationReport, count_termination
+from tapernet.nn.terminating import terminating_layers
+from tapernet.registry import unknown
+from tapernet.saving import load, save
+from tapernet.train.loop import History, fit
+from tapernet.train.recipes import FineTune
+from tapernet.train.settings import Settings
+
+NETWORK = "net.safetensors"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    Args:
+        epochs: all are run, and the last weights kept.
+        settings: optimizer, batch size and the like; the seed is the experiment's.
+        mac_penalty: factor of the share of MACs done in the loss.
+    """
+
+    epochs: int
+    settings: Settings = field(default_factory=Settings)
+    mac_penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class CurveConfig:
+    """One curve.
+
+    Args:
+        name: unique in its figure.
+        method: one of `METHODS`.
+        options: of the method.
+        points: what the method takes from point to point: a tolerance, or a share of filters.
+        training: "tuning" for the experiment's fine-tuning, "base" for its base training, or "none".
+        mac_penalty: factor of the share of MACs done in the loss of the training.
+        paper: the paper's points, as MACs and accuracy in [0, 1].
+    """
+
+    name: str
+    method: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    points: list[float] = field(default_factory=lambda: [0.0])
+    training: str = "tuning"
+    mac_penalty: float = 0.0
+    paper: list[list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure's curves.
+
+    Args:
+        kind: "termination".
+        title: of the figure.
+        data: where the data set is, unless the command line says.
+        base: training of the network that all curves start from.
+        tuning: fine-tuning.
+        curves: in the order in which they are run, for one seed after another.
+        model: the network.
+        validation: training images held out, drawn anew for each seed.
+        seeds: of the base training, and of all that follows.
+    """
+
+    kind: str
+    title: str
+    data: str
+    base: Phase
+    tuning: Phase
+    curves: list[CurveConfig]
+    model: ModelConfig = field(default_factory=lambda: ModelConfig("c10net"))
+    validation: int = 5000
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+
+def reproduce(
+    experiment: Experiment,
+    result: Path,
+    runs: Path,
+    *,
+    data: str | None = None,
+    only: Collection[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
+    """See `tapernet.experiment.reproduce`; a piece is one point of one curve for one seed."""
+    configs = chosen(experiment.curves, only)
+    for config in configs:
+        METHODS[config.method]  # an unknown name is told before hours of training
+    splits = load_data(data or experiment.data)
+    results = Results(result, experiment.title, [c.name for c in experiment.curves])
+    for config in configs:
+        curve = results.curves.setdefault(config.name, _empty(experiment, config))
+        if curve["config"] != _plain(experiment, config):
+            raise results.refuse(config.name)
+    for seed in experiment.seeds:
+        start = _Start(experiment, splits, seed, runs)
+        for config in configs:
+            points = results.curves[config.name]["points"]
+            for point in config.points:
+                if any((p["seed"], p["point"]) == (seed, point) for p in points):
+                    continue
+                say(f"{config.name}, {point:g}, seed {seed}")
+                points.append(start.measured(config, point))
+                results.write()
+                say(f"  accuracy {points[-1]['accuracy']:.4f} at {points[-1]['macs']:,.0f} MACs")
+
+
+class _Start:
+    """One seed: its split of the data and its trained network."""
+
+    def __init__(self, experiment: Experiment, splits: Splits, seed: int, runs: Path) -> None:
+        self.experiment, self.seed, self.runs = experiment, seed, runs
+        self.train, self.val = splits.train.split(experiment.validation, seed=seed)
+        self.test, self.spec = splits.test, input_spec(splits.train, experiment.data)
+
+    def measured(self, config: CurveConfig, point: float) -> dict[str, Any]:
+        """Makes, trains and measures one point; what is there already is not made again."""
+        folder = self.runs / slug(config.name) / f"seed{self.seed}" / f"{point:g}"
+        before = self._made(config, point, folder / "before.safetensors")
+        untrained = self._measure(before)
+        phase = _phase(self.experiment, config)
+        net, history = before, History([], [], 0.0)
+        if phase is not None:
+            net, history = self._trained(before, phase, folder)
+        after = self._measure(net)
+        return {
+            "seed": self.seed, "point": point, **after, "before": untrained, "minutes": round(history.minutes, 2),
+            "validation": history.rows[-1]["val"] if history.rows else None, "commit": commit(),
+        }  # fmt: skip
+
+    def _base(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            net = make_plain(self.experiment.model, self.train)
+        return self._trained(net, self.experiment.base, self.runs / "base" / f"seed{self.seed}")[0]
+
+    def _made(self, config: CurveConfig, point: float, path: Path) -> nn.Module:
+        """The network of a point before its training."""
+        if not path.exists():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                made = METHODS[config.method](self._base().eval(), point, self.train, **config.options)
+            save(made, path, self.spec)
+        return load(path)
+
+    def _trained(self, net: nn.Module, phase: Phase, folder: Path) -> tuple[nn.Module, History]:
+        settings = replace(phase.settings, seed=self.seed)
+        recipe = FineTune(epochs=phase.epochs, mac_penalty=phase.mac_penalty)
+        history = fit(net, self.train, self.val, recipe, settings, run_dir=folder)
+        if not (folder / NETWORK).exists():
+            save(net, folder / NETWORK, self.spec)
+        return net, history
+
+    def _measure(self, net: nn.Module) -> dict[str, Any]:
+        """Accuracy and MACs of one test image, the bias counted."""
+        images = self.test.as_float()
+        (accuracy,) = accuracies(net, images, self.test.labels, [1.0])
+        found: dict[str, Any] = {"accuracy": accuracy, "macs": total_macs(net.eval(), images[0]).paper, "saved": 0.0}
+        if any(layer.checks for layer in terminating_layers(net).values()):
+            report = count_termination(net, images)
+            found |= {"macs": report.done, "saved": report.saved, "layers": _decisions(net, report)}
+        return found
+
+
+def _decisions(net: nn.Module, report: TerminationReport) -> list[dict[str, Any]]:
+    """Where each terminating layer looks, and what came of it."""
+    layers = terminating_layers(net)
+    return [
+        {
+            "path": layer.path, "checks": [check.as_dict() for check in layers[layer.path].checks],
+            "total": layer.total, "done": layer.done,
+            "situations": {name: asdict(situation) for name, situation in layer.situations.items()},
+        }
+        for layer in report.layers
+    ]  # fmt: skip
+
+
+def _phase(experiment: Experiment, config: CurveConfig) -> Phase | None:
+    phases = {"tuning": experiment.tuning, "base": experiment.base, "none": None}
+    if config.training not in phases:
+        raise ConfigError(unknown("training", config.training, phases))
+    phase = phases[config.training]
+    return phase and replace(phase, mac_penalty=config.mac_penalty)
+
+
+def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
+    return {
+        "name": config.name, "dataset": experiment.data, "model": experiment.model.name, "method": config.method,
+        "paper": config.paper, "points": [], "config": _plain(experiment, config),
+    }  # fmt: skip
+
+
+def _plain(experiment: Experiment, config: CurveConfig) -> Any:
+    """What decides a curve's numbers, as JSON; points may be added."""
+    phase = _phase(experiment, config)
+    phases: dict[str, Any] = {"base": asdict(experiment.base), "training": phase and asdict(phase)}
+    for value in phases.values():
+        if value is not None:
+            del value["settings"]["seed"]
+    return as_json({
+        **phases, "method": config.method, "options": config.options, "model": asdict(experiment.model),
+        "validation": experiment.validation,
+    })  # fmt: skip

@@ -1,0 +1,125 @@
+"""Accuracy against MACs, from a YAML file to a result file, with a network that trains in a second."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tapernet import load, load_data
+from tapernet.errors import ConfigError
+from tapernet.experiment import reproduce, termination
+from tapernet.files import read_json
+from tapernet.measure.accuracy import accuracies
+
+TEXT = """
+kind: termination
+title: A small figure
+data: digits
+model: {name: c10net}
+validation: 100
+seeds: [0, 1]
+base: {epochs: 2, settings: {lr: 0.003}}
+tuning: {epochs: 1, settings: {lr: 0.0003}}
+curves:
+  - {name: baseline, training: none}
+  - {name: control}
+  - {name: paper, method: terminate, points: [0.1, 0.5], paper: [[1000, 0.9]]}
+  - {name: ours, method: terminate, points: [0.1], options: {placement: greedy, bias_first: true}, mac_penalty: 0.2}
+  - {name: PFEC, method: prune, options: {method: pfec}, points: [0.5]}
+  - {name: small from scratch, method: scratch, points: [0.5], training: base}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "figure.yaml").write_text(TEXT)
+    return tmp_path
+
+
+def run(folder: Path, **options: Any) -> dict[str, Any]:
+    reproduce(folder / "figure.yaml", folder / "figure.json", folder / "runs", say=lambda _: None, **options)
+    found = read_json(folder / "figure.json")["curves"]
+    return {curve["name"]: curve for curve in found}
+
+
+def test_every_method_is_measured_from_one_network(folder: Path) -> None:
+    curves = run(folder)
+    baseline = {p["seed"]: p for p in curves["baseline"]["points"]}
+    assert set(baseline) == {0, 1}
+    for name, curve in curves.items():
+        assert len(curve["points"]) == 2 * len(curve["config"] and {p["point"] for p in curve["points"]})
+        for point in curve["points"]:
+            start = baseline[point["seed"]]
+            assert 0 <= point["accuracy"] <= 1
+            if name in ("control", "paper", "ours"):  # the same network underneath
+                assert point["before"]["macs"] / (1 - point["before"]["saved"]) == pytest.approx(start["macs"])
+            if name in ("PFEC", "small from scratch"):
+                assert point["macs"] < 0.6 * start["macs"]
+    assert curves["baseline"]["points"][0]["before"]["accuracy"] == baseline[0]["accuracy"]
+    assert curves["control"]["points"][0]["before"]["accuracy"] == baseline[0]["accuracy"]
+    stopped = curves["paper"]["points"][1]
+    assert stopped["saved"] > 0
+    assert sum(layer["done"] for layer in stopped["layers"]) < sum(layer["total"] for layer in stopped["layers"])
+
+
+def test_a_saved_network_has_the_accuracy_that_the_file_tells(folder: Path) -> None:
+    point = run(folder, only=["paper"])["paper"]["points"][1]
+    net = load(folder / "runs" / "paper" / "seed0" / "0.5" / "net.safetensors")
+    test = load_data("digits").test
+    assert accuracies(net, test.as_float(), test.labels, [1.0]) == [point["accuracy"]]
+
+
+def test_a_stop_loses_nothing_and_more_points_may_be_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(folder, only=["paper"])["paper"]
+    fits: list[object] = []
+    original = termination.fit
+    monkeypatch.setattr(termination, "fit", lambda *a, **k: (fits.append(a), original(*a, **k))[1])
+    assert run(folder, only=["paper"])["paper"] == first
+    assert not fits
+    path = folder / "figure.yaml"
+    path.write_text(path.read_text().replace("points: [0.1, 0.5]", "points: [0.1, 0.5, 0.3]"))
+    more = run(folder, only=["paper"])["paper"]["points"]
+    assert [p for p in more if p["point"] != 0.3] == first["points"]
+    # What a killed run has made is not made again: without the result file the same numbers come from the runs.
+    (folder / "figure.json").unlink()
+    again = run(folder, only=["paper"])["paper"]["points"]
+    key = lambda p: (p["seed"], p["point"])  # noqa: E731
+    assert [p | {"commit": None} for p in sorted(again, key=key)] == [
+        p | {"commit": None} for p in sorted(more, key=key)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("method: terminate, points: [0.1, 0.5]", "method: terminat", "did you mean 'terminate'"),
+        ("training: base", "training: bse", "did you mean 'base'"),
+        ("placement: greedy", "placement: greedi", "did you mean 'greedy'"),
+        ("placement: greedy", "placment: greedy", "placment"),
+        ("lr: 0.003", "lrr: 0.003", "lrr"),
+    ],
+)
+def test_a_mistake_is_named(old: str, new: str, message: str, folder: Path) -> None:
+    path = folder / "figure.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        run(folder)
+
+
+def test_a_curve_made_with_other_settings_is_not_mixed_in(folder: Path) -> None:
+    run(folder, only=["baseline"])
+    path = folder / "figure.yaml"
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
+    with pytest.raises(ConfigError, match="other settings"):
+        run(folder, only=["baseline"])
+
+
+def test_untrained_weights_are_drawn_anew_for_the_small_network(folder: Path) -> None:
+    run(folder, only=["PFEC", "small from scratch"])
+    pruned, scratch = (
+        load(folder / "runs" / name / "seed0" / "0.5" / "before.safetensors") for name in ("pfec", "small-from-scratch")
+    )
+    for a, b in zip(pruned.parameters(), scratch.parameters(), strict=True):
+        assert a.shape == b.shape
+        assert not torch.equal(a, b)
