@@ -10,6 +10,8 @@ from tapernet.convert.extract import extract
 from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate
 from tapernet.data import ImageData, Splits, load_data
+from tapernet.measure.cam import ActivationMaps, activation_maps
+from tapernet.measure.cam_grid import draw_maps
 from tapernet.measure.curve import Curve, Point, evaluate
 from tapernet.measure.macs import count_parameters, layer_macs, total_macs
 from tapernet.measure.termination import by_iteration, count_termination, mac_image, mac_maps, measure_inputs
@@ -30,6 +32,7 @@ __all__ = [
     "RTESLA",
     "TEN_BUDGETS",
     "TESLA",
+    "ActivationMaps",
     "Check",
     "Curve",
     "FineTune",
@@ -42,10 +45,12 @@ __all__ = [
     "Slimmable",
     "Splits",
     "TaperedNet",
+    "activation_maps",
     "by_iteration",
     "calibrate",
     "count_parameters",
     "count_termination",
+    "draw_maps",
     "estimating_macs",
     "evaluate",
     "extract",

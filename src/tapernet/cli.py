@@ -1,12 +1,13 @@
 """The `tapernet` command."""
 
+import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 
 from jsonargparse import auto_cli, auto_parser
 
-from tapernet.commands import COMMANDS
+from tapernet.commands import COMMANDS, WORDS
 from tapernet.config import explain
 from tapernet.errors import TapernetError
 
@@ -15,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 when all went well, 2 for an error that the message explains, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        auto_cli(COMMANDS, args=given, prog="tapernet", exit_on_error=False)
+        auto_cli(COMMANDS, args=_gathered(given), prog="tapernet", exit_on_error=False)
     except ArgumentError as error:
         return _fail(explain(str(error), _options(given)))
     except TapernetError as error:
@@ -29,6 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print(f"tapernet: error: {message}", file=sys.stderr)
     return 2
+
+
+def _gathered(given: Sequence[str]) -> list[str]:
+    """The words right after a command that takes several, as the one list that the parser reads."""
+    option = WORDS.get(given[0]) if given else None
+    if option is None:
+        return list(given)
+    end = next((i for i, word in enumerate(given) if word.startswith("-")), len(given))
+    words = [f"--{option}={json.dumps(given[1:end])}"] if end > 1 else []
+    return [given[0], *words, *given[end:]]
 
 
 def _options(given: Sequence[str]) -> list[str]:

@@ -58,7 +58,7 @@ def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> Non
         "version": VERSION,
         "model": getattr(model, "zoo_entry", None),
         "pruned": getattr(model, "kept", None),
-        "input_shape": _input_shape(net),
+        "input_shape": input_shape(net),
         "taper": net.options if isinstance(net, TaperedNet) else None,
         "terminate": getattr(net, "termination", None),
         "spec": None if spec is None else asdict(spec),
@@ -100,8 +100,8 @@ def load_with_spec(path: str | Path, model: nn.Module | None = None) -> tuple[nn
     return net.eval(), None if spec is None else _spec(spec)
 
 
-def _input_shape(net: nn.Module) -> list[int]:
-    """(channels, height, width) of the network's inputs."""
+def input_shape(net: nn.Module) -> list[int]:
+    """(channels, height, width) of the inputs of a network from `taper` or the zoo; raises ConfigError for others."""
     shape: Any = getattr(net, "input_shape", None)
     entry: Any = getattr(net, "zoo_entry", None)
     if shape is None and entry is not None:

@@ -5,6 +5,7 @@ A command is a function; its parameters are the options, its docstring the help.
 
 from typing import Any
 
+from tapernet.commands.cam import cam
 from tapernet.commands.evaluate import evaluate
 from tapernet.commands.report import report
 from tapernet.commands.reproduce import reproduce
@@ -16,5 +17,9 @@ COMMANDS: dict[str, Any] = {
     "evaluate": evaluate,
     "reproduce": reproduce,
     "report": report,
+    "cam": cam,
     "zoo": zoo,
 }
+
+WORDS = {"cam": "images"}
+"""The option of a command that takes the words right after it, as in `tapernet cam one.png two.png`."""

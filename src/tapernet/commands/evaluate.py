@@ -1,14 +1,10 @@
 """`tapernet evaluate`."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from tapernet.commands.console import show
-from tapernet.data import load_data
-from tapernet.errors import ConfigError
+from tapernet.commands.source import open_images, open_net
 from tapernet.measure.curve import evaluate as measure
-from tapernet.saving import load_with_spec
-from tapernet.zoo import trained
 
 
 def evaluate(
@@ -22,15 +18,9 @@ def evaluate(
         budgets: where to measure; by default 10%, 20%, ..., 100%.
         output: also write the curve to this .json, .csv or picture.
     """
-    network, spec = load_with_spec(trained.find(net))
-    source = data or (spec.data if spec else None)
-    if source is None:
-        raise ConfigError(f"{net} does not tell where its images are: give --data")
-    splits = load_data(source)
-    test = splits.test
-    if spec is not None:
-        test = replace(test, mean=spec.mean, std=spec.std)
-    curve = measure(network, test, budgets, name=f"{Path(net).stem} on {splits.name}")
+    network, spec = open_net(net)
+    splits = open_images(net, spec, data)
+    curve = measure(network, splits.test, budgets, name=f"{Path(net).stem} on {splits.name}")
     show(curve.table())
     if output:
         curve.save(output)
