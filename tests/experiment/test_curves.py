@@ -3,11 +3,13 @@ from typing import Any
 
 import pytest
 
+from tapernet import load, load_data
 from tapernet.cli import main
 from tapernet.errors import ConfigError, FileError
 from tapernet.experiment import curves as module
 from tapernet.experiment import reproduce
 from tapernet.files import read_json
+from tapernet.measure.accuracy import accuracies
 from tapernet.report import read_figure
 
 TEXT = """
@@ -72,8 +74,10 @@ def test_what_is_there_is_not_run_again(folder: Path, monkeypatch: pytest.Monkey
     first = run(folder, only=["one network"])
     assert [c["name"] for c in first["curves"]] == ["one network"]
     trained: list[str] = []
-    original = module._train
-    monkeypatch.setattr(module, "_train", lambda e, c, *a: (trained.append(c.name), original(e, c, *a))[1])
+    original = module._Run.train
+    monkeypatch.setattr(
+        module._Run, "train", lambda self, *a: (trained.append(self.config.name), original(self, *a))[1]
+    )
     both = run(folder)
     assert both["curves"][0] == first["curves"][0]
     assert set(trained) == {"separate"}
@@ -83,7 +87,7 @@ def test_what_is_there_is_not_run_again(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_stop_between_two_trainings_loses_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = module._train, 0
+    original, calls = module._Run.train, 0
 
     def stop_at_second(*arguments: Any) -> Any:
         nonlocal calls
@@ -92,7 +96,7 @@ def test_a_stop_between_two_trainings_loses_none(folder: Path, monkeypatch: pyte
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_train", stop_at_second)
+    monkeypatch.setattr(module._Run, "train", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         run(folder)
     kept = read_json(folder / "results" / "paper" / "small.json")["curves"][0]
@@ -133,3 +137,15 @@ def test_missing_files_and_curves_list_what_there_is(folder: Path) -> None:
     run(folder, only=["one network"])
     with pytest.raises(ConfigError, match="unknown curve in small 'separate'"):
         read_figure(folder / "experiments" / "paper" / "figure.yaml", folder / "results")
+
+
+def test_curves_may_start_from_one_trained_network(folder: Path) -> None:
+    path = yaml_of(folder)
+    path.write_text(path.read_text() + "base: {epochs: 6, settings: {batch_size: 32, lr: 0.01}}\n")
+    (curve,) = run(folder, only=["one network"])["curves"]
+    assert curve["config"]["base"]["epochs"] == 6
+    base = load(folder / "runs" / "base" / "seed0" / "net.safetensors")
+    digits = load_data("digits").test
+    (accuracy,) = accuracies(base, digits.as_float(), digits.labels, [1.0])
+    assert accuracy > 0.6
+    assert curve["accuracy"][0][1] > 0.6  # one epoch alone is at a guess

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from tapernet.budget import TEN_BUDGETS, to_percent
+from tapernet.convert.taper import taper
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
-from tapernet.experiment.common import ModelConfig, Results, as_json, chosen, commit, input_spec, make_net, slug
-from tapernet.measure.curve import evaluate
+from tapernet.experiment.base import NETWORK, Phase, Split, new_network, plain_phase, trained_base
+from tapernet.experiment.common import ModelConfig, Results, as_json, chosen, commit, input_spec, slug
+from tapernet.measure.curve import Curve, evaluate
 from tapernet.nn.net import TaperedNet
 from tapernet.saving import save
 from tapernet.train.loop import History, fit
@@ -55,6 +57,7 @@ class Experiment:
         validation: images held out of train for early stopping, drawn anew for each seed.
         seeds: one training of each curve for each.
         budgets: where the curves are measured.
+        base: training of a plain network for each seed, from whose weights every curve starts.
     """
 
     title: str
@@ -65,6 +68,7 @@ class Experiment:
     seeds: list[int] = field(default_factory=lambda: [0])
     budgets: list[float] = field(default_factory=lambda: list(TEN_BUDGETS))
     kind: str = "budgets"
+    base: Phase | None = None
 
 
 def reproduce(
@@ -100,10 +104,36 @@ def reproduce(
             if seed in curve["seeds"]:
                 continue
             say(f"{config.name}, seed {seed}")
-            measured = _Measured.of(experiment, config, splits, seed, runs / slug(config.name) / f"seed{seed}")
+            measured = _Measured.of(_Run(experiment, config, splits, seed, runs))
             measured.append_to(curve, seed)
             results.write()
             say(f"  mean accuracy {sum(measured.accuracy) / len(measured.accuracy):.4f}, {measured.minutes:.1f} min")
+
+
+class _Run:
+    """One curve for one seed."""
+
+    def __init__(self, experiment: Experiment, config: CurveConfig, splits: Splits, seed: int, runs: Path) -> None:
+        self.experiment, self.config, self.test, self.runs = experiment, config, splits.test, runs
+        train, val = splits.train.split(experiment.validation, seed=seed)
+        self.data = Split(train, val, seed, input_spec(train, experiment.data))
+        self.folder = runs / slug(config.name) / f"seed{seed}"
+
+    def train(self, recipe: Recipe, folder: Path) -> tuple[TaperedNet, History]:
+        """A network with a dial, trained by a recipe."""
+        experiment, data = self.experiment, self.data
+        model = experiment.model
+        base = experiment.base
+        plain = new_network(model, data) if base is None else trained_base(model, base, data, self.runs)
+        net = taper(plain, torch.zeros(1, *data.train.shape), profile=self.config.profile, keep=model.keep)
+        settings = replace(self.config.settings, seed=data.seed)
+        history = fit(net, data.train, data.val, recipe, settings, run_dir=folder)
+        save(net, folder / NETWORK, data.spec)
+        return net, history
+
+    def measure(self, net: TaperedNet, budgets: list[float]) -> Curve:
+        """The test set, read once."""
+        return evaluate(net, self.test, budgets, latency=False)
 
 
 @dataclass
@@ -117,18 +147,18 @@ class _Measured:
     profile: list[float] | None = None
 
     @staticmethod
-    def of(experiment: Experiment, config: CurveConfig, splits: Splits, seed: int, folder: Path) -> "_Measured":
-        if not config.separate:
-            net, history = _train(experiment, config, config.recipe, splits, seed, folder)
-            curve = evaluate(net, splits.test, experiment.budgets, latency=False)
-            learned = [round(g, 5) for g in net.profiles()[0].tolist()] if net.profiles() else None
-            accuracy, macs = [p.accuracy for p in curve.points], [p.macs for p in curve.points]
-            return _Measured(accuracy, macs, history.minutes, history.epochs, learned)
-        parts = [_separate(experiment, config, splits, seed, folder, b) for b in experiment.budgets]
-        return _Measured(
-            [p.accuracy[0] for p in parts], [p.macs[0] for p in parts], sum(p.minutes for p in parts),
-            [sum(p.epochs) for p in parts],
-        )  # fmt: skip
+    def of(run: _Run) -> "_Measured":
+        if run.config.separate:
+            parts = [_separate(run, budget) for budget in run.experiment.budgets]
+            return _Measured(
+                [p.accuracy[0] for p in parts], [p.macs[0] for p in parts], sum(p.minutes for p in parts),
+                [sum(p.epochs) for p in parts],
+            )  # fmt: skip
+        net, history = run.train(run.config.recipe, run.folder)
+        points = run.measure(net, run.experiment.budgets).points
+        learned = [round(g, 5) for g in net.profiles()[0].tolist()] if net.profiles() else None
+        accuracy, macs = [p.accuracy for p in points], [p.macs for p in points]
+        return _Measured(accuracy, macs, history.minutes, history.epochs, learned)
 
     def append_to(self, curve: dict[str, Any], seed: int) -> None:
         curve["macs"] = self.macs
@@ -139,28 +169,15 @@ class _Measured:
             curve["learned_profile"] = [*curve.get("learned_profile", []), self.profile]
 
 
-def _separate(
-    experiment: Experiment, config: CurveConfig, splits: Splits, seed: int, folder: Path, budget: float
-) -> _Measured:
+def _separate(run: _Run, budget: float) -> _Measured:
     """The network of one width alone."""
-    if not isinstance(config.recipe, IDP):
-        raise ConfigError(f"{config.name}: separate networks are trained by the IDP recipe")
-    recipe = IDP(budget, config.recipe.max_epochs, config.recipe.patience)
-    net, history = _train(experiment, config, recipe, splits, seed, folder / f"{to_percent(budget)}")
-    point = evaluate(net, splits.test, [budget], latency=False).points[0]
+    recipe = run.config.recipe
+    if not isinstance(recipe, IDP):
+        raise ConfigError(f"{run.config.name}: separate networks are trained by the IDP recipe")
+    own = IDP(budget, recipe.max_epochs, recipe.patience)
+    net, history = run.train(own, run.folder / f"{to_percent(budget)}")
+    point = run.measure(net, [budget]).points[0]
     return _Measured([point.accuracy], [point.macs], history.minutes, history.epochs)
-
-
-def _train(
-    experiment: Experiment, config: CurveConfig, recipe: Recipe, splits: Splits, seed: int, folder: Path
-) -> tuple[TaperedNet, History]:
-    train, val = splits.train.split(experiment.validation, seed=seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = make_net(experiment.model, config.profile, train)
-    history = fit(net, train, val, recipe, replace(config.settings, seed=seed), run_dir=folder)
-    save(net, folder / "net.safetensors", input_spec(train, experiment.data))
-    return net, history
 
 
 def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
@@ -182,6 +199,8 @@ def _plain(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
         "model": asdict(experiment.model),
         "validation": experiment.validation,
     }
+    if experiment.base is not None:
+        value["base"] = plain_phase(experiment.base)
     plain: dict[str, Any] = as_json(value)
     return plain
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
-from tapernet.experiment.common import ModelConfig, Results, as_json, chosen, commit, input_spec, make_plain, slug
+from tapernet.experiment.base import Phase, Split, plain_phase, train_phase, trained_base
+from tapernet.experiment.common import ModelConfig, Results, as_json, chosen, commit, input_spec, slug
 from tapernet.experiment.methods import METHODS
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.macs import total_macs
@@ -21,26 +22,6 @@ from tapernet.measure.termination import TerminationReport, count_termination
 from tapernet.nn.terminating import terminating_layers
 from tapernet.registry import unknown
 from tapernet.saving import load, save
-from tapernet.train.loop import History, fit
-from tapernet.train.recipes import FineTune
-from tapernet.train.settings import Settings
-
-NETWORK = "net.safetensors"
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training.
-
-    Args:
-        epochs: all are run, and the last weights kept.
-        settings: optimizer, batch size and the like; the seed is the experiment's.
-        mac_penalty: factor of the share of MACs done in the loss.
-    """
-
-    epochs: int
-    settings: Settings = field(default_factory=Settings)
-    mac_penalty: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,47 +110,33 @@ class _Start:
     """One seed: its split of the data and its trained network."""
 
     def __init__(self, experiment: Experiment, splits: Splits, seed: int, runs: Path) -> None:
-        self.experiment, self.seed, self.runs = experiment, seed, runs
-        self.train, self.val = splits.train.split(experiment.validation, seed=seed)
-        self.test, self.spec = splits.test, input_spec(splits.train, experiment.data)
+        self.experiment, self.runs, self.test = experiment, runs, splits.test
+        train, val = splits.train.split(experiment.validation, seed=seed)
+        self.data = Split(train, val, seed, input_spec(splits.train, experiment.data))
 
     def measured(self, config: CurveConfig, point: float) -> dict[str, Any]:
         """Makes, trains and measures one point; what is there already is not made again."""
-        folder = self.runs / slug(config.name) / f"seed{self.seed}" / f"{point:g}"
-        before = self._made(config, point, folder / "before.safetensors")
-        untrained = self._measure(before)
+        folder = self.runs / slug(config.name) / f"seed{self.data.seed}" / f"{point:g}"
+        net = self._made(config, point, folder / "before.safetensors")
+        before, history = self._measure(net), None
         phase = _phase(self.experiment, config)
-        net, history = before, History([], [], 0.0)
         if phase is not None:
-            net, history = self._trained(before, phase, folder)
-        after = self._measure(net)
+            history = train_phase(net, phase, self.data, folder)
         return {
-            "seed": self.seed, "point": point, **after, "before": untrained, "minutes": round(history.minutes, 2),
-            "validation": history.rows[-1]["val"] if history.rows else None, "commit": commit(),
+            "seed": self.data.seed, "point": point, **self._measure(net), "before": before,
+            "minutes": round(history.minutes, 2) if history else 0.0,
+            "validation": history.rows[-1]["val"] if history else None, "commit": commit(),
         }  # fmt: skip
-
-    def _base(self) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            net = make_plain(self.experiment.model, self.train)
-        return self._trained(net, self.experiment.base, self.runs / "base" / f"seed{self.seed}")[0]
 
     def _made(self, config: CurveConfig, point: float, path: Path) -> nn.Module:
         """The network of a point before its training."""
         if not path.exists():
+            base = trained_base(self.experiment.model, self.experiment.base, self.data, self.runs).eval()
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                made = METHODS[config.method](self._base().eval(), point, self.train, **config.options)
-            save(made, path, self.spec)
+                torch.manual_seed(self.data.seed)
+                made = METHODS[config.method](base, point, self.data.train, **config.options)
+            save(made, path, self.data.spec)
         return load(path)
-
-    def _trained(self, net: nn.Module, phase: Phase, folder: Path) -> tuple[nn.Module, History]:
-        settings = replace(phase.settings, seed=self.seed)
-        recipe = FineTune(epochs=phase.epochs, mac_penalty=phase.mac_penalty)
-        history = fit(net, self.train, self.val, recipe, settings, run_dir=folder)
-        if not (folder / NETWORK).exists():
-            save(net, folder / NETWORK, self.spec)
-        return net, history
 
     def _measure(self, net: nn.Module) -> dict[str, Any]:
         """Accuracy and MACs of one test image, the bias counted."""
@@ -213,10 +180,7 @@ def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
 def _plain(experiment: Experiment, config: CurveConfig) -> Any:
     """What decides a curve's numbers, as JSON; points may be added."""
     phase = _phase(experiment, config)
-    phases: dict[str, Any] = {"base": asdict(experiment.base), "training": phase and asdict(phase)}
-    for value in phases.values():
-        if value is not None:
-            del value["settings"]["seed"]
+    phases = {"base": plain_phase(experiment.base), "training": phase and plain_phase(phase)}
     return as_json({
         **phases, "method": config.method, "options": config.options, "model": asdict(experiment.model),
         "validation": experiment.validation,

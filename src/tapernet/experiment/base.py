@@ -1,0 +1,79 @@
+"""Training with one budget inside experiments: the network that several curves start from, and fine-tuning."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tapernet.data import ImageData
+from tapernet.experiment.common import ModelConfig, make_plain
+from tapernet.saving import InputSpec, save
+from tapernet.train.loop import History, fit
+from tapernet.train.recipes import FineTune
+from tapernet.train.settings import Settings
+
+NETWORK = "net.safetensors"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training at budget 1.0.
+
+    Args:
+        epochs: all are run, and the last weights kept.
+        settings: optimizer, batch size and the like; the seed is the experiment's.
+        mac_penalty: factor of the share of MACs done in the loss.
+    """
+
+    epochs: int
+    settings: Settings = field(default_factory=Settings)
+    mac_penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a run learns from, and with which seed.
+
+    Args:
+        train: images.
+        val: held out of them.
+        seed: of everything random.
+        spec: how the images were prepared, to be saved with networks.
+    """
+
+    train: ImageData
+    val: ImageData
+    seed: int
+    spec: InputSpec
+
+
+def train_phase(net: nn.Module, phase: Phase, data: Split, folder: Path) -> History:
+    """Trains `net` in place, or goes on where a stopped run was, and leaves it in the folder as `NETWORK`."""
+    recipe = FineTune(epochs=phase.epochs, mac_penalty=phase.mac_penalty)
+    history = fit(net, data.train, data.val, recipe, replace(phase.settings, seed=data.seed), run_dir=folder)
+    if not (folder / NETWORK).exists():
+        save(net, folder / NETWORK, data.spec)
+    return history
+
+
+def new_network(model: ModelConfig, data: Split) -> nn.Module:
+    """An untrained network of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(data.seed)
+        return make_plain(model, data.train)
+
+
+def trained_base(model: ModelConfig, phase: Phase, data: Split, runs: Path) -> nn.Module:
+    """The plain network that the curves of one seed start from; trained once, in a folder of its own."""
+    net = new_network(model, data)
+    train_phase(net, phase, data, runs / "base" / f"seed{data.seed}")
+    return net
+
+
+def plain_phase(phase: Phase) -> dict[str, Any]:
+    """What decides a phase's outcome, as JSON can hold it; the seed stands elsewhere."""
+    plain = asdict(phase)
+    del plain["settings"]["seed"]
+    return plain
