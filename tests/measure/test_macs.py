@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tapernet import count_parameters, layer_macs, taper, total_macs, zoo
+from tapernet import calibrate, count_parameters, layer_macs, taper, total_macs, zoo
 from tapernet.budget import kept_count
+from tapernet.errors import ConfigError
 
 
 def test_the_papers_mlp_by_hand() -> None:
@@ -51,20 +52,25 @@ def test_macs_agree_with_torchs_flop_counter(name: str, budget: float) -> None:
     image = torch.zeros(1, 1, 28, 28) if name == "mlp" else torch.zeros(1, 3, 32, 32)
     net = taper(zoo.create(name), image).train()
     with net.at(budget):
-        macs = total_macs_in_training_mode(net, image)
+        macs = total_macs(net, image).usual
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(image.expand(2, -1, -1, -1))
     assert counter.get_total_flops() == 2 * macs * 2  # two images, two operations in each product
 
 
-def total_macs_in_training_mode(net: nn.Module, image: torch.Tensor) -> int:
-    """In eval mode a batch-norm asks for statistics of the budget, which these untrained networks lack."""
-    from tapernet.measure import macs
-
-    counts: dict[str, macs.Macs] = {}
-    with macs._counting(net, counts), torch.no_grad():
-        net(image.expand(2, -1, -1, -1))
-    return sum(c.usual for c in counts.values()) // 2
+def test_statistics_are_neither_needed_nor_touched() -> None:
+    x = torch.randn(4, 3, 8, 8)
+    net = taper(zoo.create("resnet", depth=8, input_shape=(3, 8, 8)), x[:1])
+    calibrate(net, [x], [0.5])
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    for budget in (0.5, 0.2, 1.0):
+        with net.at(budget):
+            assert total_macs(net, x[0]).usual > 0
+    after = net.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    with net.at(0.2), pytest.raises(ConfigError, match="no batch-norm statistics"):
+        net.eval()(x)
 
 
 def test_hooks_are_gone_even_after_an_error(plain: nn.Module) -> None:
@@ -73,9 +79,21 @@ def test_hooks_are_gone_even_after_an_error(plain: nn.Module) -> None:
     assert not any(m._forward_hooks for m in plain.modules())
 
 
-def test_a_transposed_convolution_agrees_with_the_flop_counter() -> None:
-    net = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2))
-    x = torch.zeros(1, 4, 5, 5)
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, stride=2, groups=2), (4, 9)),
+        (nn.Conv3d(4, 6, (1, 2, 3), padding=1), (4, 3, 4, 5)),
+        (nn.ConvTranspose1d(4, 6, 3, stride=2), (4, 5)),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2), (4, 5, 5)),
+        (nn.ConvTranspose3d(4, 6, (3, 1, 2), stride=2, groups=2), (4, 2, 3, 4)),
+    ],
+    ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "",
+)
+def test_other_convolutions_agree_with_the_flop_counter(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    net, x = nn.Sequential(layer), torch.zeros(1, *shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(x)
     assert counter.get_total_flops() == 2 * total_macs(net, x).usual
+    assert total_macs(net, x) == total_macs(net, x[0])  # with or without a batch dimension
+    assert total_macs(net, x).paper == total_macs(net, x).usual + net(x).numel()

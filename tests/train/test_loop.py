@@ -1,3 +1,4 @@
+import copy
 import os
 import signal
 import subprocess
@@ -141,6 +142,32 @@ def test_a_run_that_was_stopped_ends_at_the_weights_of_an_unbroken_one(
     name: str, plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, profile, settings = RUNS[name]
+    resume_often(plain, profile, train, val, recipe, settings, tmp_path, monkeypatch)
+
+
+def test_a_run_with_batch_norm_that_was_stopped_ends_at_the_weights_and_statistics_of_an_unbroken_one(
+    train: ImageData, val: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 12), nn.BatchNorm1d(12)]
+    net = nn.Sequential(*layers, nn.ReLU(), nn.Linear(12, 3))
+    recipe = TESLA(budgets=(1.0, 0.5, 0.2), patience=2, max_epochs=4)
+    ended = resume_often(net, "linear", train, val, recipe, Settings(batch_size=30), tmp_path, monkeypatch)
+    with ended.at(0.2), torch.no_grad():  # the statistics are there, and are among what was compared
+        assert ended.eval()(val.as_float()).isfinite().all()
+    assert any(k.endswith("running_var_20") for k in ended.state_dict())
+
+
+def resume_often(
+    plain: nn.Module, profile: object, train: ImageData, val: ImageData, recipe: Recipe, settings: Settings,
+    folder: Path, monkeypatch: pytest.MonkeyPatch,
+) -> TaperedNet:  # fmt: skip
+    """Trains a network unbroken, and one that is stopped in every third epoch; they must end alike. Returns one."""
+    # A process that starts again has other weights, until the checkpoint is read.
+    other = copy.deepcopy(plain)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.normal_()
     unbroken, broken = (taper(plain, EXAMPLE, profile=profile) for _ in range(2))  # type: ignore[arg-type]
     whole = fit(unbroken, train, val, recipe, settings, progress=False)
 
@@ -158,14 +185,15 @@ def test_a_run_that_was_stopped_ends_at_the_weights_of_an_unbroken_one(
     monkeypatch.setattr(loop, "accuracies", stop_now_and_then)
     for _ in range(100):
         try:
-            resumed = fit(broken, train, val, recipe, settings, run_dir=tmp_path, progress=False)
+            resumed = fit(broken, train, val, recipe, settings, run_dir=folder, progress=False)
             break
         except Killed:
-            broken = taper(mlp((1, 4, 4), 3, (20, 12)), EXAMPLE, profile=profile)  # type: ignore[arg-type]
+            broken = taper(other, EXAMPLE, profile=profile)  # type: ignore[arg-type]
     assert calls > 3
     assert resumed.rows == whole.rows
     assert resumed.epochs == whole.epochs
     assert_same(weights(broken), weights(unbroken))
+    return broken
 
 
 SCRIPT = """

@@ -64,3 +64,20 @@ def measuring(net: TaperedNet) -> Iterator[None]:
     finally:
         for layer in net.batch_norms():
             layer.calibrating = False
+
+
+@contextmanager
+def standing_in(net: TaperedNet) -> Iterator[None]:
+    """Lets the network run in eval mode for the block at the budget that is set, where the values do not matter.
+
+    Batch-norms without statistics for that budget have mean 0 and variance 1 until the block ends.
+    """
+    lacking = [layer for layer in net.batch_norms() if layer.key not in layer.keys()]  # noqa: SIM118 (not a dict)
+    keys = [layer.key for layer in lacking]
+    try:
+        for layer in lacking:
+            layer.stand_in()
+        yield
+    finally:
+        for layer, key in zip(lacking, keys, strict=True):
+            layer.forget(key)

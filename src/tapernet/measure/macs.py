@@ -1,16 +1,21 @@
 """Multiply-accumulates and parameters of a network at its budget."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tapernet.convert.calibrate import standing_in
+from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import TaperedNet
 
-COUNTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+COUNTED = (nn.Linear, *CONVOLUTIONS)
 
 
 @dataclass(frozen=True)
@@ -31,19 +36,26 @@ def layer_macs(net: nn.Module, image: Tensor) -> dict[str, Macs]:
     """MACs of each Linear and convolution of `net` for one image, in the order in which they run.
 
     Args:
-        net: any module; a `TaperedNet` at the budget that is set.
-        image: one input with or without a batch dimension of 1, shape ([1,] channels, height, width).
+        net: any module; a `TaperedNet` at the budget that is set, with batch-norm statistics for it or without.
+        image: one input with or without a batch dimension of 1, shape ([1,] channels, height, width), or as many
+            dimensions of space as the network's convolutions have.
     """
-    if image.ndim == 3:
+    if image.ndim == _dimensions(net) - 1:
         image = image[None]
     counts: dict[str, Macs] = {}
-    training = net.training
-    try:
-        with torch.no_grad(), _counting(net.eval(), counts):
-            net(image)
-    finally:
-        net.train(training)
+    # The values that pass do not matter, so statistics that are missing may be any.
+    stand_in: AbstractContextManager[None] = standing_in(net) if isinstance(net, TaperedNet) else nullcontext()
+    with torch.no_grad(), eval_mode(net), stand_in, _counting(net, counts):
+        net(image)
     return counts
+
+
+def _dimensions(net: nn.Module) -> int:
+    """Of a batch of inputs."""
+    if isinstance(net, TaperedNet):
+        return 1 + len(net.input_shape)
+    first = next((m for m in net.modules() if isinstance(m, CONVOLUTIONS)), None)
+    return 4 if first is None else 2 + len(first.kernel_size)
 
 
 def total_macs(net: nn.Module, image: Tensor) -> Macs:
@@ -83,9 +95,8 @@ def _products(module: nn.Module, x: Tensor, y: Tensor) -> int:
     """Products of one call, from the shapes that passed: they tell what the budget left."""
     if isinstance(module, nn.Linear):
         return y.numel() * x.shape[-1]
-    assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+    assert isinstance(module, CONVOLUTIONS)
     groups = min(module.groups, x.shape[1])  # a depthwise layer keeps as many groups as channels
-    window = module.kernel_size[0] * module.kernel_size[1]
     # A transposed convolution spreads each input over a window of outputs.
-    places, fan = (x, y.shape[1]) if isinstance(module, nn.ConvTranspose2d) else (y, x.shape[1])
-    return places.numel() * (fan // groups) * window
+    places, fan = (x, y.shape[1]) if isinstance(module, TRANSPOSED) else (y, x.shape[1])
+    return places.numel() * (fan // groups) * prod(module.kernel_size)

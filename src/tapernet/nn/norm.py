@@ -105,6 +105,13 @@ class PrefixBatchNorm(_PerChannel):
                 self.register_buffer(f"{name}_{self.key}", zeros)
         return count
 
+    def stand_in(self) -> None:
+        """Mean 0 and variance 1 as the statistics of the budget of the moment."""
+        dtype = self.weight.dtype if isinstance(self.weight, Tensor) else None
+        for name, value in zip(_STATISTICS, (0.0, 1.0), strict=True):
+            full = torch.full((self.outputs.kept,), value, dtype=dtype, device=self._device())
+            self.register_buffer(f"{name}_{self.key}", full)
+
     def reset_running_stats(self) -> None:
         """Drops all statistics."""
         self.forget()
