@@ -13,6 +13,7 @@ from tapernet.data import ImageData, Splits, load_data
 from tapernet.measure.cam import ActivationMaps, activation_maps
 from tapernet.measure.cam_grid import draw_maps
 from tapernet.measure.curve import Curve, Point, evaluate
+from tapernet.measure.joint import JointPoint, JointTable, evaluate_joint
 from tapernet.measure.macs import count_parameters, layer_macs, total_macs
 from tapernet.measure.termination import by_iteration, count_termination, mac_image, mac_maps, measure_inputs
 from tapernet.nn.check import Check
@@ -39,6 +40,8 @@ __all__ = [
     "History",
     "ImageData",
     "InputSpec",
+    "JointPoint",
+    "JointTable",
     "Point",
     "Recipe",
     "Settings",
@@ -53,6 +56,7 @@ __all__ = [
     "draw_maps",
     "estimating_macs",
     "evaluate",
+    "evaluate_joint",
     "extract",
     "fit",
     "layer_macs",

@@ -9,12 +9,14 @@ from tapernet.commands.cam import cam
 from tapernet.commands.evaluate import evaluate
 from tapernet.commands.report import report
 from tapernet.commands.reproduce import reproduce
+from tapernet.commands.terminate import terminate
 from tapernet.commands.train import train
 from tapernet.commands.zoo import zoo
 
 COMMANDS: dict[str, Any] = {
     "train": train,
     "evaluate": evaluate,
+    "terminate": terminate,
     "reproduce": reproduce,
     "report": report,
     "cam": cam,

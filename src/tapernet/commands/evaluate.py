@@ -4,13 +4,18 @@ from pathlib import Path
 
 from tapernet.commands.console import show
 from tapernet.commands.source import open_images, open_net
+from tapernet.measure.curve import Curve
 from tapernet.measure.curve import evaluate as measure
+from tapernet.measure.joint import JointTable, evaluate_joint
+from tapernet.measure.layers import layer_table
+from tapernet.measure.termination import count_termination
+from tapernet.nn.terminating import terminating_layers
 
 
 def evaluate(
     net: str = "mlp-digits", data: str | None = None, budgets: list[float] | None = None, output: str | None = None
 ) -> None:
-    """Measures a saved network on the test images at every budget.
+    """Measures a saved network on the test images at every budget; one that stops early, with its checks and without.
 
     Args:
         net: a file that `train` wrote, or the name of a trained network of the zoo.
@@ -20,7 +25,12 @@ def evaluate(
     """
     network, spec = open_net(net)
     splits = open_images(net, spec, data)
-    curve = measure(network, splits.test, budgets, name=f"{Path(net).stem} on {splits.name}")
-    show(curve.table())
+    name = f"{Path(net).stem} on {splits.name}"
+    if terminating_layers(network):
+        show(layer_table(network, count_termination(network, splits.test)))
+        found: Curve | JointTable = evaluate_joint(network, splits.test, budgets, name=name)
+    else:
+        found = measure(network, splits.test, budgets, name=name)
+    show(found.table())
     if output:
-        curve.save(output)
+        found.save(output)

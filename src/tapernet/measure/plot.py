@@ -8,6 +8,7 @@ from tapernet.files import write_atomically
 
 if TYPE_CHECKING:
     from tapernet.measure.curve import Curve
+    from tapernet.measure.joint import JointTable
 
 
 def plot_curves(curves: Sequence["Curve"], ax: Any = None) -> Any:
@@ -20,6 +21,21 @@ def plot_curves(curves: Sequence["Curve"], ax: Any = None) -> Any:
             ax.annotate(f"{p.budget:.0%}", (p.macs / 1e3, p.accuracy * 100), textcoords="offset points",
                         xytext=(4, -11), fontsize=8, color="0.4")
     ax.set(xlabel="thousand multiply-accumulates per image", ylabel="accuracy (%)")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax.figure
+
+
+def plot_joint(table: "JointTable") -> Any:
+    """Accuracy against MACs with checks and without, points of one budget joined by a thin line; returns the figure."""
+    ax = new_axes()
+    for p in table.points:
+        ax.plot([p.unchecked_macs / 1e3, p.macs / 1e3], [p.unchecked_accuracy * 100, p.accuracy * 100], "-",
+                color="0.7", lw=0.8, zorder=0)  # fmt: skip
+    ax.plot([p.unchecked_macs / 1e3 for p in table.points], [p.unchecked_accuracy * 100 for p in table.points], "o-",
+            label="without checks")  # fmt: skip
+    ax.plot([p.macs / 1e3 for p in table.points], [p.accuracy * 100 for p in table.points], "o-", label="with checks")
+    ax.set(title=table.name, xlabel="thousand multiply-accumulates per image", ylabel="accuracy (%)")
     ax.grid(alpha=0.3)
     ax.legend()
     return ax.figure

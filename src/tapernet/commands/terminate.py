@@ -1,0 +1,128 @@
+"""`tapernet terminate`."""
+
+import copy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tapernet.commands.console import show
+from tapernet.commands.source import open_images, open_net
+from tapernet.convert.terminate import terminate as make_stopping
+from tapernet.data import ImageData, Splits
+from tapernet.errors import ConfigError
+from tapernet.files import check_writable, write_json
+from tapernet.measure.joint import JointTable, evaluate_joint, joint_table
+from tapernet.measure.layers import layer_table
+from tapernet.measure.termination import count_termination, measure_inputs
+from tapernet.nn.net import TaperedNet
+from tapernet.nn.order import EXACT
+from tapernet.nn.terminating import terminating_layers
+from tapernet.placement import Placement, place_checks
+from tapernet.saving import save
+from tapernet.train.loop import fit
+from tapernet.train.recipes import FineTune
+from tapernet.train.settings import Settings
+
+FINE = Settings(lr=1e-4)
+MEASURED = 1000
+"""Images from which the order "expected" learns how large inputs are."""
+
+
+def terminate(
+    net: str = "c10net-digits",
+    data: str | None = None,
+    tolerance: float = 0.05,
+    placement: str = "greedy-paper",
+    options: dict[str, Any] | None = None,
+    order: str = "magnitude",
+    bias_first: bool = False,
+    gradient: str = "exact",
+    images: int | None = None,
+    epochs: int = 20,
+    mac_penalty: float = 0.0,
+    budgets: list[float] | None = None,
+    settings: Settings = FINE,
+    control: bool = False,
+    validation: float = 0.1,
+    output: str = "terminated.safetensors",
+    run_dir: str | None = None,
+) -> None:
+    """Lets the convolutions of a trained network stop early: places checks, fine-tunes with them, and counts MACs.
+
+    Args:
+        net: a saved network with a dial or without one, or the name of a trained network of the zoo.
+        data: where its images are; by default where it was trained.
+        tolerance: e_t, the drop of accuracy on training images that placing checks must stay below, in [0, 1].
+        placement: "greedy-paper" (Algorithm 1), "greedy" or "per-filter".
+        options: the placement's own, such as {shares: [0.05, 0.32]}.
+        order: of a filter's products, "magnitude", "expected" or "exact"; the last one needs no checks.
+        bias_first: count the bias in partial sums.
+        gradient: of fine-tuning, "exact" or "straight-through".
+        images: training images on which checks are placed; all by default.
+        epochs: of fine-tuning; 0 for none.
+        mac_penalty: factor of the share of MACs done in the loss of fine-tuning.
+        budgets: at which a network with a dial is fine-tuned, the smaller ones taught by the largest.
+        settings: optimizer, batch size and the like of fine-tuning.
+        control: also fine-tune without checks, to tell what the fine-tuning itself does.
+        validation: share of the training images held out for the validation accuracy.
+        output: file of the network; what was measured goes beside it as .json.
+        run_dir: folder for checkpoints and logs; a run that was killed goes on from there.
+    """
+    path = Path(output)
+    check_writable(path)
+    network, spec = open_net(net)
+    recipe = _recipe(network, epochs, mac_penalty, budgets)
+    splits = open_images(net, spec, data)
+    train, val = splits.train.split(validation, seed=settings.seed)
+    stopping = make_stopping(network, train.as_float()[:2], order=order, bias_first=bias_first, gradient=gradient)
+    untouched = copy.deepcopy(stopping)
+    some = train if images is None else train.take(range(min(images, len(train))))
+    placed = _place(stopping, some, tolerance, placement, options or {})
+    tables = [evaluate_joint(stopping, splits.test, name="placed")]
+    if recipe is not None:
+        if control:
+            plain = replace(recipe, mac_penalty=0.0)
+            tables.append(_tuned("control", untouched, train, val, splits, plain, settings, run_dir))
+        tables.append(_tuned("tuned", stopping, train, val, splits, recipe, settings, run_dir))
+    save(stopping, path, spec)
+    report = count_termination(stopping, splits.test)
+    show(layer_table(stopping, report))
+    show(joint_table(tables, f"{Path(net).stem} on {splits.name}"))
+    counted = {key: value for key, value in report.as_dict().items() if key != "done_per_image"}
+    write_json(path.with_suffix(".json"), {
+        "placement": placed and placed.as_dict(), "skipped": stopping.skipped, "counted": counted,
+        "measured": [asdict(table) for table in tables],
+    })  # fmt: skip
+    show(f"wrote {path} and {path.with_suffix('.json').name}")
+
+
+def _recipe(network: nn.Module, epochs: int, mac_penalty: float, budgets: list[float] | None) -> FineTune | None:
+    """The fine-tuning; None for no epochs."""
+    dial = isinstance(network, TaperedNet)
+    if budgets and not dial:
+        raise ConfigError("budgets are for networks with a dial; this one runs at 1.0 alone")
+    chosen = tuple(budgets or ((1.0, 0.75, 0.5, 0.25) if dial else (1.0,)))
+    return FineTune(chosen, distill=dial, epochs=epochs, mac_penalty=mac_penalty) if epochs else None
+
+
+def _place(
+    net: nn.Module, train: ImageData, tolerance: float, method: str, options: dict[str, Any]
+) -> Placement | None:
+    """Places checks; nothing in the exact order, which stops by itself."""
+    order = next(iter(terminating_layers(net).values())).options.order
+    if order == EXACT:
+        return None
+    if order == "expected":
+        measure_inputs(net, train.take(range(min(MEASURED, len(train)))))
+    return place_checks(net, train, tolerance=tolerance, method=method, **options)
+
+
+def _tuned(
+    name: str, net: nn.Module, train: ImageData, val: ImageData, splits: Splits, recipe: FineTune, settings: Settings,
+    run_dir: str | None,
+) -> JointTable:  # fmt: skip
+    """Fine-tunes a network and measures it."""
+    fit(net, train, val, recipe, settings, run_dir=None if run_dir is None else Path(run_dir) / name)
+    return evaluate_joint(net, splits.test, name=name)

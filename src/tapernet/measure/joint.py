@@ -1,0 +1,141 @@
+"""Both knobs of one network in one table: the budget, and checks that stop filters early."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tapernet.budget import TEN_BUDGETS, check_budgets
+from tapernet.data import ImageData
+from tapernet.errors import ConfigError
+from tapernet.files import write_json, write_text
+from tapernet.measure.accuracy import accuracies
+from tapernet.measure.termination import count_termination
+from tapernet.nn.net import TaperedNet, at
+from tapernet.nn.terminating import terminating_layers
+
+
+@dataclass(frozen=True)
+class JointPoint:
+    """A terminating network at one budget, with its checks and without them.
+
+    Args:
+        budget: share of channels kept.
+        accuracy: with the checks, in [0, 1].
+        unchecked_accuracy: without them.
+        macs: of one image on average, the bias counted; with the checks.
+        unchecked_macs: without them.
+        saved: share of the whole network's MACs that budget and checks save together, in [0, 1].
+    """
+
+    budget: float
+    accuracy: float
+    unchecked_accuracy: float
+    macs: float
+    unchecked_macs: int
+    saved: float
+
+
+@dataclass(frozen=True)
+class JointTable:
+    """Points of one network, in increasing budget.
+
+    Args:
+        name: what the network is called.
+        points: one for each budget.
+    """
+
+    name: str
+    points: tuple[JointPoint, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Writes .json or .csv, or a picture for any ending that matplotlib knows (.png, .svg, .pdf)."""
+        path = Path(path)
+        if path.suffix == ".json":
+            write_json(path, asdict(self))
+        elif path.suffix == ".csv":
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(JointPoint.__dataclass_fields__))
+            writer.writeheader()
+            writer.writerows(asdict(p) for p in self.points)
+            write_text(path, text.getvalue())
+        else:
+            from tapernet.measure.plot import plot_joint, save_figure
+
+            save_figure(plot_joint(self), path)
+
+    def table(self) -> Any:
+        """The points as a rich table."""
+        return joint_table([self])
+
+
+def evaluate_joint(
+    net: nn.Module,
+    data: ImageData,
+    budgets: Iterable[float] | None = None,
+    *,
+    name: str = "",
+    batch_size: int = 100,
+) -> JointTable:
+    """Measures a terminating network at every budget, with its checks and without them.
+
+    Args:
+        net: a network from `tapernet.terminate`, with a dial or without one.
+        data: usually the test set; reading it here chooses nothing.
+        budgets: where; by default 10%, 20%, ..., 100%, or 1.0 alone for a network without a dial.
+        name: of the table; by default the network's class.
+        batch_size: images run at once.
+
+    Raises:
+        ConfigError: a bad budget, or a network without terminating layers.
+    """
+    dial = isinstance(net, TaperedNet)
+    budgets = sorted(check_budgets((TEN_BUDGETS if dial else (1.0,)) if budgets is None else budgets))
+    if not dial and budgets != [1.0]:
+        raise ConfigError(f"{type(net).__name__} has no dial: it runs at budget 1.0 alone")
+    images = data.as_float()
+    with at(net, 1.0):
+        whole = count_termination(net, images[:1]).total
+    checked = accuracies(net, images, data.labels, budgets, batch_size)
+    with without_checks(net):
+        unchecked = accuracies(net, images, data.labels, budgets, batch_size)
+    points = []
+    for budget, accuracy, plain in zip(budgets, checked, unchecked, strict=True):
+        with at(net, budget):
+            report = count_termination(net, images, batch_size)
+        points.append(JointPoint(budget, accuracy, plain, report.done, report.total, 1 - report.done / whole))
+    return JointTable(name or type(net).__name__, tuple(points))
+
+
+@contextmanager
+def without_checks(net: nn.Module) -> Iterator[None]:
+    """Takes the checks out of every terminating layer, for the block."""
+    layers = list(terminating_layers(net).values())
+    checks = [layer.checks for layer in layers]
+    try:
+        for layer in layers:
+            layer.set_checks([])
+        yield
+    finally:
+        for layer, its in zip(layers, checks, strict=True):
+            layer.set_checks(its)
+
+
+def joint_table(tables: Sequence[JointTable], title: str | None = None) -> Any:
+    """Points of several networks, or of one in several states, as one rich table."""
+    from rich.table import Table
+
+    table = Table(title=title, caption="MACs of an image with bias; saved: of the whole network's, by both knobs")
+    for heading in ("", "budget", "accuracy", "without checks", "MACs", "without checks", "saved"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for one in tables:
+        for p in one.points:
+            table.add_row(one.name, f"{p.budget:.0%}", f"{p.accuracy:.2%}", f"{p.unchecked_accuracy:.2%}",
+                          f"{p.macs:,.0f}", f"{p.unchecked_macs:,}", f"{p.saved:.1%}")  # fmt: skip
+        table.add_section()
+    return table

@@ -1,0 +1,52 @@
+"""What each layer of a terminating network did, as a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from tapernet.measure.termination import TerminationReport
+from tapernet.nn.order import EXACT
+from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
+
+
+def layer_table(net: nn.Module, report: TerminationReport) -> Any:
+    """A rich table: where each layer looks, MACs of one image, and its decisions as shares of its outputs.
+
+    Args:
+        net: a network from `tapernet.terminate`, at the budget at which it was counted.
+        report: of `count_termination` for it.
+    """
+    from rich.table import Table
+
+    title = f"{report.done:,.0f} of {report.total:,} MACs an image: {report.saved:.1%} saved"
+    table = Table(title=title, caption="TP, TN, FP, FN: positive means not stopped; true, that the full sum agrees")
+    for heading in ("layer", "check", "MACs", "of", "saved", "TP", "TN", "FP", "FN"):
+        table.add_column(heading, justify="left" if heading in ("layer", "check") else "right")
+    layers = terminating_layers(net)
+    for layer in report.layers:
+        shares = [f"{s.count / layer.outputs:.1%}" for s in layer.situations.values()]
+        table.add_row(layer.path, positions(layers[layer.path], layer.terms), f"{layer.done / report.images:,.0f}",
+                      f"{layer.total // report.images:,}", f"{layer.saved:.1%}", *shares)  # fmt: skip
+    for path, macs in report.others.items():
+        table.add_row(path, "", f"{macs:,}", f"{macs:,}", "")
+    return table
+
+
+def positions(layer: TerminatingConv2d, terms: int) -> str:
+    """Where a layer's checks are, in words: "40 / 801", "16-256 / 801" for a check per filter, "40, 256 / 801".
+
+    Args:
+        layer: the layer.
+        terms: n at the budget of the moment.
+    """
+    if layer.options.order == EXACT:
+        return "every negative weight"
+    found = [_range(check.positions(layer.terms, terms, layer.out_channels), terms) for check in layer.checks]
+    return f"{', '.join(found)} / {terms}" if found else "none"
+
+
+def _range(values: Sequence[int], terms: int) -> str:
+    """The lowest and the highest position; n itself, which stops nothing, is left out if there are others."""
+    low, high = min(values), max([v for v in values if v < terms] or values)
+    return str(low) if low == high else f"{low}-{high}"

@@ -1,0 +1,96 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tapernet import FineTune, InputSpec, Settings, count_termination, fit, load, load_data, save, taper, zoo
+from tapernet.cli import main
+from tapernet.files import read_json
+from tapernet.measure.accuracy import accuracies
+from tapernet.nn.net import TaperedNet
+from tapernet.nn.terminating import terminating_layers
+
+
+def run(folder: Path, *options: str) -> dict[str, Any]:
+    assert main(["terminate", *options, "--output", str(folder / "out.safetensors")]) == 0
+    found: dict[str, Any] = read_json(folder / "out.json")
+    return found
+
+
+def test_checks_are_placed_tuned_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(tmp_path, "--tolerance", "0.2", "--epochs", "1", "--control", "true", "--run_dir", str(tmp_path / "r"))
+    net, test = load(tmp_path / "out.safetensors"), load_data("digits").test
+    names = [table["name"] for table in found["measured"]]
+    assert names == ["placed", "control", "tuned"]
+    _, control, tuned = (table["points"][0] for table in found["measured"])
+    assert tuned["accuracy"] == accuracies(net, test.as_float(), test.labels, [1.0])[0]
+    assert tuned["macs"] == found["counted"]["done"] == count_termination(net, test).done
+    assert control["saved"] == 0 < tuned["saved"]
+    assert control["unchecked_accuracy"] == control["accuracy"]
+    assert (tmp_path / "r" / "control" / "metrics.csv").exists()
+    assert found["placement"]["accuracy"] > found["placement"]["accuracy_before"] - 0.2
+    # The placement's checks are the file's.
+    for path, checks in found["placement"]["checks"].items():
+        assert [check.as_dict() for check in terminating_layers(net)[path].checks] == checks
+    printed = capsys.readouterr().out
+    assert "conv2" in printed
+    assert main(["evaluate", "--net", str(tmp_path / "out.safetensors"), "--output", str(tmp_path / "e.json")]) == 0
+    assert read_json(tmp_path / "e.json")["points"] == [tuned]
+    assert "FN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", ["exact", "expected"])
+def test_other_orders(order: str, tmp_path: Path) -> None:
+    found = run(tmp_path, "--order", order, "--epochs", "0", "--images", "200", "--bias_first", "true")
+    (placed,) = found["measured"]
+    assert placed["points"][0]["saved"] > 0
+    assert (found["placement"] is None) == (order == "exact")
+    if order == "exact":
+        assert placed["points"][0]["accuracy"] == placed["points"][0]["unchecked_accuracy"]
+
+
+def test_a_network_with_a_dial_keeps_it(tmp_path: Path) -> None:
+    train = load_data("digits").train
+    torch.manual_seed(0)
+    plain = zoo.create("c10net", input_shape=train.shape, classes=10, hidden=8)
+    net = taper(plain, train.as_float()[:1])
+    fit(
+        net, train.take(range(300)), train.take(range(300)), FineTune(epochs=1), Settings(batch_size=20), progress=False
+    )
+    save(net, tmp_path / "dial", InputSpec(train.mean, train.std, train.class_names, "digits"))
+    options = ("--net", str(tmp_path / "dial"), "--tolerance", "0.9", "--images", "100", "--epochs", "1")
+    found = run(tmp_path, *options, "--budgets", "[1.0,0.5]", "--validation", "0.8")
+    assert isinstance(load(tmp_path / "out.safetensors"), TaperedNet)
+    points = found["measured"][-1]["points"]
+    assert [p["budget"] for p in points] == [i / 10 for i in range(1, 11)]
+    assert all(p["macs"] < p["unchecked_macs"] for p in points)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--net", "no-such"], "no such file"),
+        (["--net", "mlp-digits"], "no convolution can stop early"),
+        (["--placement", "greedi"], "did you mean 'greedy'"),
+        (["--options", "{shars: [0.1]}"], "did you mean 'shares'"),
+        (["--order", "magnitud"], "did you mean 'magnitude'"),
+        (["--tolerance", "1.5"], "in [0, 1]"),
+        (["--budgets", "[0.5]"], "dial"),
+        (["--mac_penalty", "-1"], "not negative"),
+        (["--epochs", "-1"], "at least one epoch"),
+        (["--tolerence", "0.1"], "did you mean 'tolerance'"),
+        (["--output", "/dev/null/net"], "cannot write"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_mistake_is_named_and_exits_2(
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["terminate", "--images", "50", "--placement", "greedy-paper", *options]) == 2
+    assert message in capsys.readouterr().err
