@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tapernet.measure.cam import ActivationMaps
 from tapernet.measure.plot import save_figure
-from tapernet.nn.net import Budget
+from tapernet.nn.net import budget_name
 
 RIGHT, WRONG, UNKNOWN = "tab:green", "tab:red", "0.2"
 STRENGTH = 0.45
@@ -58,11 +58,6 @@ def draw_maps(
                 side.set(color=colour, linewidth=2)
             ax.set_xlabel(budget_name(at.budget) if row == len(pictures) - 1 else "", fontsize=8)
     save_figure(figure, path)
-
-
-def budget_name(budget: Budget) -> str:
-    """What a budget is called in a figure or a table."""
-    return f"{budget:.0%}" if isinstance(budget, (int, float)) else budget if isinstance(budget, str) else "per layer"
 
 
 def _scaled(values: Tensor) -> Tensor:

@@ -200,6 +200,13 @@ def at(net: nn.Module, budget: Budget) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def budget_name(budget: Budget) -> str:
+    """What a budget is called in a table or a figure."""
+    if isinstance(budget, str):
+        return budget
+    return "per layer" if isinstance(budget, Mapping) else f"{budget:.0%}"
+
+
 def _one_percent(group: ChannelGroup, budget: Mapping[str, float], rest: int) -> int:
     """What a budget per layer says about one group; its layers must agree."""
     said = {layer: to_percent(budget[layer]) for layer in group.layers if layer in budget}

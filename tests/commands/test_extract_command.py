@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tapernet import count_parameters, extract, load, total_macs
+from tapernet.cli import main
+
+
+def test_size_and_macs_are_printed_beside_the_full_networks(
+    resnet_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "small.safetensors"
+    assert main(["extract", "--net", str(resnet_file), "--budget", "0.2", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    net = load(resnet_file)
+    small = extract(net, 0.2)
+    for model in (net, small):
+        assert f"{total_macs(model, torch.zeros(1, 1, 8, 8)).usual:,}" in printed
+        assert f"{count_parameters(model):,}" in printed
+    assert f"{output.stat().st_size / 1000:,.0f}" in printed
+    assert load_file(output).keys() == small.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "0"], "a budget lies in (0, 1]"),
+        (["--budget", "1.5"], "a budget lies in (0, 1]"),
+        (["--budget", "fast"], "unknown named budget 'fast'"),
+        (["--budget", "0.33"], "no batch-norm statistics for budget 0.33"),
+        (["--output", "small.pth"], "unknown ending of an export '.pth'"),
+        (["--output", "/dev/null/small.pt2"], "cannot write"),
+        (["--net", "nothing"], "no such file"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_mistake_is_named(
+    arguments: list[str], message: str, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    net = [] if "--net" in arguments else ["--net", str(resnet_file)]
+    assert main(["extract", *net, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_without_a_dial_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tapernet import save, zoo
+
+    save(zoo.create("c10net"), tmp_path / "plain")
+    assert main(["extract", "--net", str(tmp_path / "plain"), "--output", str(tmp_path / "small.pt2")]) == 2
+    assert "without a dial" in capsys.readouterr().err
