@@ -27,7 +27,7 @@ docs: .venv/installed ## the public API as text, from its docstrings
 clean:
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/installed: pyproject.toml constraints-cpu.txt
+.venv/installed: pyproject.toml constraints-cpu.txt CMakeLists.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints-cpu.txt torch
 	$(BIN)/pip install --quiet -c constraints-cpu.txt -e '.[dev]'

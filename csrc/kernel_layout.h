@@ -1,0 +1,59 @@
+// From one channel after the other to blocks of channels, and back.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace {
+
+void interleave(const float* in, ptrdiff_t channel_stride, int channels, int pixels, float* out, int lanes) {
+  int channel = 0;
+  for (; channel + 4 <= channels; channel += 4) {
+    const float* from = in + channel * channel_stride;
+    int x = 0;
+    for (; x + 4 <= pixels; x += 4) {
+      Four::Vec a = Four::load(from + x), b = Four::load(from + channel_stride + x);
+      Four::Vec c = Four::load(from + 2 * channel_stride + x), d = Four::load(from + 3 * channel_stride + x);
+      transpose(a, b, c, d);
+      float* to = out + static_cast<ptrdiff_t>(x) * lanes + channel;
+      Four::store(to, a);
+      Four::store(to + lanes, b);
+      Four::store(to + 2 * lanes, c);
+      Four::store(to + 3 * lanes, d);
+    }
+    for (; x < pixels; ++x) {
+      for (int i = 0; i < 4; ++i) out[static_cast<ptrdiff_t>(x) * lanes + channel + i] = from[i * channel_stride + x];
+    }
+  }
+  for (; channel < lanes; ++channel) {
+    const float* from = in + channel * channel_stride;
+    for (int x = 0; x < pixels; ++x) out[static_cast<ptrdiff_t>(x) * lanes + channel] = channel < channels ? from[x] : 0.0f;
+  }
+}
+
+void deinterleave(const float* in, int channels, int pixels, float* out, ptrdiff_t channel_stride) {
+  constexpr int lanes = tapernet::kLanes;
+  int channel = 0;
+  for (; channel + 4 <= channels; channel += 4) {
+    float* to = out + channel * channel_stride;
+    int x = 0;
+    for (; x + 4 <= pixels; x += 4) {
+      const float* from = in + static_cast<ptrdiff_t>(x) * lanes + channel;
+      Four::Vec a = Four::load(from), b = Four::load(from + lanes);
+      Four::Vec c = Four::load(from + 2 * lanes), d = Four::load(from + 3 * lanes);
+      transpose(a, b, c, d);
+      Four::store(to + x, a);
+      Four::store(to + channel_stride + x, b);
+      Four::store(to + 2 * channel_stride + x, c);
+      Four::store(to + 3 * channel_stride + x, d);
+    }
+    for (; x < pixels; ++x) {
+      for (int i = 0; i < 4; ++i) to[i * channel_stride + x] = in[static_cast<ptrdiff_t>(x) * lanes + channel + i];
+    }
+  }
+  for (; channel < channels; ++channel) {
+    for (int x = 0; x < pixels; ++x) out[channel * channel_stride + x] = in[static_cast<ptrdiff_t>(x) * lanes + channel];
+  }
+}
+
+}  // namespace

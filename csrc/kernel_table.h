@@ -1,0 +1,15 @@
+// All kernels as compiled in this translation unit.
+#pragma once
+
+#include "kernel_channelwise.h"
+#include "kernel_dense.h"
+#include "kernel_layout.h"
+#include "kernel_terminating.h"
+
+namespace {
+
+constexpr tapernet::Kernels make_kernels(const char* name) {
+  return {name, dense, depthwise, pool, affine, add, interleave, deinterleave, partial_sums, survivors};
+}
+
+}  // namespace

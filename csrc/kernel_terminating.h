@@ -1,0 +1,151 @@
+// Convolutions whose sums stop early: partial sums of every output first, then the full sums of those that go on.
+//
+// The partial sums use the few largest weights of a filter, which lie scattered; so 64 neighbouring outputs share each
+// weight, and the input is planar. The full sums are of scattered outputs; so each is a dot product over contiguous
+// memory, begun anew because that is faster than to skip the scattered weights that are done already.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace {
+
+#if defined(__AVX2__)
+constexpr int kPartialWidth = 8;
+#else
+constexpr int kPartialWidth = 4;
+#endif
+using Part = Floats<kPartialWidth>;
+constexpr int kSums = 8;                                // vectors of sums under way
+constexpr int kPixelsAtOnce = kSums * kPartialWidth;    // of the tile's 64
+
+// Continues one filter's sums over some of the tile's pixels. Returns which fall below the threshold.
+template <int Columns>
+inline uint64_t add_taps(const tapernet::PartialCall& c, int first, const tapernet::Tap* tap, const tapernet::Tap* end,
+                         bool begin, float start, float* sums, bool keep, float threshold) {
+  Part::Vec sum[kSums];
+  const float* const origin = c.input + (first / Columns) * c.row_stride + first % Columns;
+#pragma GCC unroll 8
+  for (int i = 0; i < kSums; ++i) sum[i] = begin ? Part::all(start) : Part::load(sums + first + i * kPartialWidth);
+  for (; tap < end; ++tap) {
+    const float* in = origin + tap->input;
+    const Part::Vec w = Part::all(tap->weight);
+#pragma GCC unroll 8
+    for (int i = 0; i < kSums; ++i) {
+      const int pixel = i * kPartialWidth;
+      sum[i] += w * Part::load(in + (pixel / Columns) * c.row_stride + pixel % Columns);
+    }
+  }
+  uint64_t stopped = 0;
+#pragma GCC unroll 8
+  for (int i = 0; i < kSums; ++i) {
+    if (keep) Part::store(sums + first + i * kPartialWidth, sum[i]);
+    stopped |= static_cast<uint64_t>(below(sum[i], Part::all(threshold))) << (first + i * kPartialWidth);
+  }
+  return stopped;
+}
+
+inline void emit(float* to, const float* sums, uint64_t stopped) {
+  for (; stopped; stopped &= stopped - 1) {
+    const int pixel = __builtin_ctzll(stopped);
+    to[pixel] = sums[pixel];
+  }
+}
+
+template <int Columns>
+void partial_sums_in(const tapernet::PartialCall& c) {
+  const int stages = c.checks * c.chunks;
+  for (int stage = 0; stage < stages; ++stage) {
+    const int check = stage / c.chunks;
+    const bool checked = stage % c.chunks == c.chunks - 1;
+    const bool keep = stage + 1 < stages || c.emitted;
+    for (int f = 0; f < c.filters; ++f) {
+      if (!c.alive[f]) continue;
+      const int32_t* bound = c.bounds + static_cast<ptrdiff_t>(stage) * c.filters + f;
+      float* sums = c.sums + static_cast<ptrdiff_t>(f) * tapernet::kTilePixels;
+      uint64_t stopped = 0;
+      for (int first = 0; first < tapernet::kTilePixels; first += kPixelsAtOnce) {
+        stopped |= add_taps<Columns>(c, first, c.taps + bound[0], c.taps + bound[1], stage == 0, c.start[f], sums, keep,
+                                     c.thresholds[check * c.filters + f]);
+      }
+      if (!checked) continue;
+      if (c.emitted) emit(c.emitted + static_cast<ptrdiff_t>(f) * tapernet::kTilePixels, sums, stopped & c.alive[f]);
+      c.alive[f] &= ~stopped;
+    }
+  }
+}
+
+void partial_sums(const tapernet::PartialCall& c) {
+  switch (c.columns) {
+    case 8: return partial_sums_in<8>(c);
+    case 16: return partial_sums_in<16>(c);
+    default: return partial_sums_in<32>(c);
+  }
+}
+
+constexpr int kDots = 8;  // survivors whose dot products share the loads of the weights
+
+// N dot products with the weights of one filter over the segments of a chunk, in result[0..N).
+template <int N>
+inline void dots(const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels, int chunk,
+                 float* result) {
+  const float* in[N];
+  Vec sum[kDots] = {};
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) in[i] = pixels[i];
+  const tapernet::Segment* const end = c.segments + c.chunks[chunk + 1];
+  for (const tapernet::Segment* s = c.segments + c.chunks[chunk]; s < end; ++s) {
+    const float* w = weights + s->weight;
+    const ptrdiff_t from = s->input;
+    for (int k = 0; k < s->length; k += tapernet::kLanes) {
+#pragma GCC unroll 4
+      for (int v = 0; v < tapernet::kLanes; v += kWidth) {
+        const Vec weight = Wide::load(w + k + v);
+#pragma GCC unroll 8
+        for (int i = 0; i < N; ++i) sum[i] += weight * Wide::load(in[i] + from + k + v);
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < N; i += 4) {
+    Four::Vec a = fold(sum[i]), b = fold(sum[i + 1]), d = fold(sum[i + 2]), e = fold(sum[i + 3]);
+    transpose(a, b, d, e);
+    Four::store(result + i, (a + b) + (d + e));
+  }
+}
+
+inline void dots_of(int count, const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels,
+                    int chunk, float* result) {
+  switch (count) {
+    case 1: return dots<1>(c, weights, pixels, chunk, result);
+    case 2: return dots<2>(c, weights, pixels, chunk, result);
+    case 3: return dots<3>(c, weights, pixels, chunk, result);
+    case 4: return dots<4>(c, weights, pixels, chunk, result);
+    case 5: return dots<5>(c, weights, pixels, chunk, result);
+    case 6: return dots<6>(c, weights, pixels, chunk, result);
+    case 7: return dots<7>(c, weights, pixels, chunk, result);
+    default: return dots<8>(c, weights, pixels, chunk, result);
+  }
+}
+
+void survivors(const tapernet::SurvivorCall& c) {
+  for (int chunk = 0; chunk < c.chunk_count; ++chunk) {
+    for (int f = 0; f < c.filters; ++f) {
+      const float* weights = c.weights + f * c.weight_stride;
+      float* sums = c.sums + static_cast<ptrdiff_t>(f) * tapernet::kTilePixels;
+      for (uint64_t alive = c.alive[f]; alive;) {
+        const float* pixels[kDots];
+        int at[kDots], count = 0;
+        for (; alive && count < kDots; alive &= alive - 1, ++count) {
+          at[count] = __builtin_ctzll(alive);
+          pixels[count] = c.input + c.pixels[at[count]];
+        }
+        float result[kDots];
+        dots_of(count, c, weights, pixels, chunk, result);
+        for (int i = 0; i < count; ++i) sums[at[i]] = result[i] + (chunk == 0 ? c.bias[f] : sums[at[i]]);
+      }
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,132 @@
+// What the compute kernels take, and the table of them for each instruction set.
+//
+// Activations lie in blocks of 16 channels: [block][row][column][16], with a border of zeros around the image where a
+// convolution pads. So 16 filters that are computed together write whole vectors, and channels that a budget drops are
+// the blocks at the end (and the last lanes of one block, which hold zeros).
+//
+// The structs are plain and the functions take nothing from the standard library: a template that is instantiated in a
+// file compiled for AVX2 may be the copy that the linker keeps for the whole program.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tapernet {
+
+constexpr int kLanes = 16;       // channels in a block, and filters computed together
+constexpr int kTilePixels = 64;  // output pixels that a terminating convolution looks at together
+
+// Consecutive products of a sum: where they start in the input patch and in the filter, and how many there are.
+struct Segment {
+  int32_t input;
+  int32_t weight;
+  int32_t length;
+};
+
+// Several output pixels of a convolution for several blocks of filters.
+struct DenseCall {
+  const float* const* inputs;  // of each pixel, where its patch starts
+  float* const* outputs;       // of each pixel, where it lies in the first block of the output
+  int pixels;
+  const Segment* segments;     // weights of segment s: [length][16 filters] from `weight`
+  const int* chunks;           // segments are done in chunks whose weights fit the first cache: chunk_count + 1 bounds
+  int chunk_count;
+  const float* weights;        // of the first block of filters, computed or not
+  ptrdiff_t weight_stride;     // floats from one block of filters to the next
+  int begin, end;              // blocks of filters to compute
+  ptrdiff_t output_stride;     // floats from one block of output channels to the next
+  const float* scale;          // result = clamp(sum * scale + shift), one of each for a filter
+  const float* shift;
+  float low, high;
+};
+
+// A row of output pixels of a depthwise convolution, one block of channels.
+struct DepthwiseCall {
+  const float* input;          // patch of the first pixel
+  float* output;
+  int pixels;
+  ptrdiff_t pixel_stride;      // floats between the patches of neighbouring pixels
+  int taps;
+  const int32_t* offsets;      // of each tap within a patch
+  const float* weights;        // [tap][16]
+  const float* scale;
+  const float* shift;
+  float low, high;
+};
+
+// The inputs that one output of a pooling reads along one axis, and by how many an average divides.
+struct Window {
+  int begin, end, counted;
+};
+
+// One block of channels of one image through a pooling.
+struct PoolCall {
+  const float* input;          // first pixel of the image, past the border
+  ptrdiff_t input_row;
+  float* output;
+  ptrdiff_t output_row;
+  const Window* rows;
+  const Window* columns;
+  int height, width;           // of the output
+  bool average;
+  int divisor;                 // of an average; 0 takes what the windows count
+  float low, high;
+};
+
+// A product of a partial sum: where its input lies from the tile's origin, and its weight.
+struct Tap {
+  int32_t input;
+  float weight;
+};
+
+// The partial sums of all filters over one tile of 64 output pixels, compared with their thresholds.
+struct PartialCall {
+  const float* input;          // planar, at the tile's origin
+  ptrdiff_t row_stride;        // floats from one output row of the tile to the next
+  int columns;                 // of the tile: 8, 16 or 32
+  const Tap* taps;
+  const int32_t* bounds;       // [check][chunk][filter], and one more: the taps of each
+  int checks, chunks, filters;
+  const float* start;          // of each filter's sum: zero, or the bias
+  const float* thresholds;     // [check][filter]
+  float* sums;                 // [filter][64], memory for sums under way
+  float* emitted;              // [filter][64], takes the sums of stopped outputs; null if nobody needs them
+  uint64_t* alive;             // [filter], in: outputs that exist; out: those that did not stop
+};
+
+// The full sums of the outputs of a tile that did not stop.
+struct SurvivorCall {
+  const uint64_t* alive;       // [filter]
+  int filters;
+  const float* input;          // in blocks of 16 channels, at the image's first patch
+  const int32_t* pixels;       // [64], where the patch of each pixel starts
+  const Segment* segments;     // whole vectors: lengths are multiples of 16
+  const int* chunks;           // bounds of segments whose inputs fit the first cache: chunk_count + 1
+  int chunk_count;
+  const float* weights;        // a filter after the other
+  ptrdiff_t weight_stride;
+  const float* bias;
+  float* sums;                 // [filter][64]; only survivors are written
+};
+
+struct Kernels {
+  const char* name;
+  void (*dense)(const DenseCall&);
+  void (*depthwise)(const DepthwiseCall&);
+  void (*pool)(const PoolCall&);
+  // out[i] = clamp(in[i] * scale + shift) for pixels of 16 channels
+  void (*affine)(const float* in, float* out, int pixels, const float* scale, const float* shift, float low, float high);
+  void (*add)(const float* a, const float* b, float* out, int pixels, float low, float high);
+  // `channels` rows of pixels, one channel each, to pixels of `lanes` channels; the lanes beyond are zero
+  void (*interleave)(const float* in, ptrdiff_t channel_stride, int channels, int pixels, float* out, int lanes);
+  // the way back, for pixels of 16 channels
+  void (*deinterleave)(const float* in, int channels, int pixels, float* out, ptrdiff_t channel_stride);
+  void (*partial_sums)(const PartialCall&);
+  void (*survivors)(const SurvivorCall&);
+};
+
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();    // null where the processor or the compiler has no AVX2 and FMA
+const Kernels* avx512_kernels();  // null without AVX-512 F, BW, DQ and VL
+
+}  // namespace tapernet

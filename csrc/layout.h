@@ -1,0 +1,78 @@
+// How values lie in memory: which channels, cut by which dial, in which blocks, with which border.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "kernels.h"
+
+namespace tapernet {
+
+inline int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+// Neighbouring channels that one channel group cuts to a prefix; group -1 never cuts.
+struct Run {
+  int size;
+  int group;
+  bool operator==(const Run& other) const { return size == other.size && group == other.group; }
+};
+
+// Of one run at a budget: the block that it starts in, and the channels that are kept.
+struct Kept {
+  int first_block;
+  int channels;
+  int blocks() const { return divide_up(channels, kLanes); }
+};
+
+// A value of the network, whatever its height and width: its channels, and what its readers need around it.
+struct Value {
+  std::vector<Run> runs;  // several after a concatenation; each starts in a block of its own
+  int lanes = kLanes;     // channels in a block; fewer for an input of few channels that only convolutions read
+  int halo = 0;           // pixels of zeros around the image
+
+  int channels() const {
+    int sum = 0;
+    for (const Run& run : runs) sum += run.size;
+    return sum;
+  }
+  int blocks() const {
+    int sum = 0;
+    for (const Run& run : runs) sum += divide_up(run.size, lanes);
+    return sum;
+  }
+  std::vector<Kept> kept(const std::vector<int>& of_group) const {
+    std::vector<Kept> result;
+    int block = 0;
+    for (const Run& run : runs) {
+      result.push_back({block, run.group < 0 ? run.size : of_group[run.group]});
+      block += divide_up(run.size, lanes);
+    }
+    return result;
+  }
+};
+
+struct Size {
+  int height, width;
+};
+
+// A value of known size. Strides are those of the full network, so that a budget changes counts alone. In floats.
+struct Layout {
+  int height = 0, width = 0, halo = 0, lanes = kLanes, blocks = 0;
+
+  Layout() = default;
+  Layout(const Value& value, Size size)
+      : height(size.height), width(size.width), halo(value.halo), lanes(value.lanes), blocks(value.blocks()) {}
+
+  ptrdiff_t row() const { return static_cast<ptrdiff_t>(width + 2 * halo) * lanes; }
+  // An odd number of cache lines apart, where blocks of a power of two would all fall into the same few cache sets.
+  ptrdiff_t block() const {
+    const ptrdiff_t floats = (height + 2 * halo) * row();
+    return lanes == kLanes && floats / kLanes % 2 == 0 ? floats + kLanes : floats;
+  }
+  ptrdiff_t image() const { return blocks * block(); }
+  // From the start of a block to the first pixel of the image.
+  ptrdiff_t origin() const { return halo * row() + static_cast<ptrdiff_t>(halo) * lanes; }
+};
+
+}  // namespace tapernet

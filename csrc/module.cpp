@@ -1,0 +1,244 @@
+// The Python module: a network is built operation by operation, planned at a budget, and run on arrays.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+
+#include "network.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tapernet {
+namespace {
+
+using Array = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Writable = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Readable = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+
+std::vector<const Kernels*> all_kernels() {
+  std::vector<const Kernels*> found;
+  for (const Kernels* k : {avx512_kernels(), avx2_kernels(), portable_kernels()}) {
+    if (k) found.push_back(k);
+  }
+  return found;
+}
+
+std::vector<float> numbers(const Array& a) { return {a.data(), a.data() + a.size()}; }
+
+Sliding sliding(const std::vector<int>& v) {
+  if (v.size() != 10) throw std::invalid_argument("a window has ten numbers");
+  return {v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9]};
+}
+
+PoolAxis pool_axis(const std::vector<int>& v) {
+  if (v.size() != 6) throw std::invalid_argument("an axis has six numbers");
+  return {v[0], v[1], v[2], v[3] != 0, v[4] != 0, v[5]};
+}
+
+Epilogue epilogue(const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector, float low,
+                  float high) {
+  Epilogue result;
+  for (const auto& [scale, shift] : variants) result.variants.push_back({numbers(scale), numbers(shift)});
+  result.selector = selector == "range" ? Selector::range : selector == "norm" ? Selector::norm : Selector::none;
+  result.low = low;
+  result.high = high;
+  return result;
+}
+
+// Adds an operation and the value that it computes; returns the value's number.
+int add(Network& n, std::unique_ptr<Op> op, const std::string& name, std::vector<int> inputs, int output) {
+  op->name = name;
+  op->inputs = std::move(inputs);
+  op->output = output;
+  n.add(std::move(op));
+  return output;
+}
+
+int add_value(Network& n, const std::vector<std::tuple<int, int>>& runs, int lanes = kLanes) {
+  Value value;
+  for (const auto& [size, group] : runs) value.runs.push_back({size, group});
+  value.lanes = lanes;
+  return n.add_value(std::move(value));
+}
+
+void need_halo(Network& n, int value, const Sliding& window) {
+  n.values.at(value).halo = std::max(n.values.at(value).halo, window.halo());
+}
+
+template <class A>
+Images images(const A& a) {
+  return {const_cast<float*>(a.data()), static_cast<int>(a.shape(0)), static_cast<int>(a.shape(1)),
+          static_cast<int>(a.shape(2)), static_cast<int>(a.shape(3))};
+}
+
+// Arrays of another size than the plan's would be read or written past their ends.
+template <class A>
+void check(const A& a, const char* what, size_t count, int channels, Size size) {
+  if (a.shape(0) != count || static_cast<int>(a.shape(1)) != channels || static_cast<int>(a.shape(2)) != size.height ||
+      static_cast<int>(a.shape(3)) != size.width) {
+    throw std::invalid_argument(std::string(what) + " does not have the plan's shape");
+  }
+}
+
+std::vector<double> run(Plan& plan, const std::vector<Readable>& inputs, const std::vector<Writable>& outputs,
+                        int threads, bool timed, size_t ops, size_t expected_inputs, size_t expected_outputs) {
+  if (inputs.size() != expected_inputs || outputs.size() != expected_outputs || inputs.empty()) {
+    throw std::invalid_argument("the call has another number of arrays than the network");
+  }
+  const size_t count = inputs[0].shape(0);
+  std::vector<Images> in, out;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    check(inputs[i], "an input", count, plan.input_channels(static_cast<int>(i)), plan.input_size(static_cast<int>(i)));
+    in.push_back(images(inputs[i]));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    check(outputs[i], "an output", count, plan.output_channels(static_cast<int>(i)),
+          plan.output_size(static_cast<int>(i)));
+    out.push_back(images(outputs[i]));
+  }
+  std::vector<double> seconds(timed ? ops : 0);
+  if (count == 0) return seconds;
+  const nb::gil_scoped_release release;
+  plan.run(in, out, timed ? 1 : threads, timed ? &seconds : nullptr);
+  return seconds;
+}
+
+}  // namespace
+}  // namespace tapernet
+
+NB_MODULE(_native, m) {
+  using namespace tapernet;
+  m.doc() = "Native kernels of tapernet; tapernet.engine is their public face.";
+
+  m.def("kernels", [] {
+    std::vector<std::string> names;
+    for (const Kernels* k : all_kernels()) names.emplace_back(k->name);
+    return names;
+  }, "The instruction sets that this processor has, best first.");
+
+  nb::class_<Network>(m, "Network")
+      .def("__init__", [](Network* self, const std::string& name) {
+        for (const Kernels* k : all_kernels()) {
+          if (name == k->name) {
+            new (self) Network(*k);
+            return;
+          }
+        }
+        throw std::invalid_argument("this processor does not run the kernels '" + name + "'");
+      }, "kernels"_a)
+      .def("bytes", &Network::bytes, "Bytes of packed weights.")
+      .def("input", [](Network& n, const std::vector<std::tuple<int, int>>& runs, bool narrow) {
+        int channels = 0;
+        for (const auto& [size, group] : runs) channels += size;
+        const int value = add_value(n, runs, narrow ? std::min(channels, kLanes) : kLanes);
+        n.inputs.push_back(value);
+        return value;
+      }, "runs"_a, "narrow"_a)
+      .def("output", [](Network& n, int value) { n.outputs.push_back(value); }, "value"_a)
+      .def("conv", [](Network& n, const std::string& name, int input, const std::vector<Array>& weights,
+                      const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int groups,
+                      const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector, float low,
+                      float high) {
+        const Sliding s = sliding(window);
+        need_halo(n, input, s);
+        const int output = add_value(n, runs);
+        std::vector<const float*> pointers;
+        for (const Array& w : weights) pointers.push_back(w.data());
+        auto op = std::make_unique<Conv>(pointers, n.values.at(input), n.values.at(output), s, groups,
+                                         epilogue(variants, selector, low, high));
+        return add(n, std::move(op), name, {input}, output);
+      }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "variants"_a, "selector"_a, "low"_a, "high"_a)
+      .def("depthwise", [](Network& n, const std::string& name, int input, const Array& weight,
+                           const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window,
+                           const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector,
+                           float low, float high) {
+        const Sliding s = sliding(window);
+        need_halo(n, input, s);
+        const int output = add_value(n, runs);
+        auto op = std::make_unique<Depthwise>(weight.data(), n.values.at(output), s,
+                                              epilogue(variants, selector, low, high));
+        return add(n, std::move(op), name, {input}, output);
+      }, "name"_a, "input"_a, "weight"_a, "runs"_a, "window"_a, "variants"_a, "selector"_a, "low"_a, "high"_a)
+      .def("terminating", [](Network& n, const std::string& name, int input, const Array& weight,
+                             const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int slot,
+                             const std::vector<std::vector<float>>& thresholds, const std::optional<Array>& bias,
+                             bool bias_first, const std::optional<Array>& input_size) {
+        const Sliding s = sliding(window);
+        need_halo(n, input, s);
+        const int output = add_value(n, runs);
+        const size_t filters = static_cast<size_t>(n.values.at(output).channels());
+        Checks checks{thresholds, std::vector<float>(filters), std::vector<float>(filters), bias.has_value(), {}, false};
+        if (bias) checks.bias = numbers(*bias);
+        if (bias_first) checks.start = checks.bias;
+        if (input_size) checks.input_size = numbers(*input_size);
+        for (const auto& of_check : thresholds) {
+          for (float t : of_check) checks.emits = checks.emits || t > 0;
+        }
+        auto op = std::make_unique<Terminating>(weight.data(), n.values.at(input), n.values.at(output), s, slot,
+                                                std::move(checks));
+        return add(n, std::move(op), name, {input}, output);
+      }, "name"_a, "input"_a, "weight"_a, "runs"_a, "window"_a, "slot"_a, "thresholds"_a, "bias"_a.none(),
+           "bias_first"_a, "input_size"_a.none())
+      .def("pool", [](Network& n, const std::string& name, int input, const std::vector<std::tuple<int, int>>& runs,
+                      const std::vector<int>& rows, const std::vector<int>& columns, bool average, int divisor,
+                      float low, float high) {
+        auto op = std::make_unique<Pool>(pool_axis(rows), pool_axis(columns), average, divisor, low, high);
+        return add(n, std::move(op), name, {input}, add_value(n, runs));
+      }, "name"_a, "input"_a, "runs"_a, "rows"_a, "columns"_a, "average"_a, "divisor"_a, "low"_a, "high"_a)
+      .def("affine", [](Network& n, const std::string& name, int input, const std::vector<std::tuple<int, int>>& runs,
+                        const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector, float low,
+                        float high) {
+        const int output = add_value(n, runs);
+        auto op = std::make_unique<Affine>(n.values.at(output), epilogue(variants, selector, low, high));
+        return add(n, std::move(op), name, {input}, output);
+      }, "name"_a, "input"_a, "runs"_a, "variants"_a, "selector"_a, "low"_a, "high"_a)
+      .def("add", [](Network& n, const std::string& name, int a, int b, const std::vector<std::tuple<int, int>>& runs,
+                     float low, float high) {
+        return add(n, std::make_unique<Add>(low, high), name, {a, b}, add_value(n, runs));
+      }, "name"_a, "a"_a, "b"_a, "runs"_a, "low"_a, "high"_a)
+      .def("concat", [](Network& n, const std::string& name, const std::vector<int>& inputs,
+                        const std::vector<std::tuple<int, int>>& runs) {
+        return add(n, std::make_unique<Concat>(), name, inputs, add_value(n, runs));
+      }, "name"_a, "inputs"_a, "runs"_a)
+      .def_prop_ro("op_names", [](const Network& n) {
+        std::vector<std::string> names;
+        for (const auto& op : n.ops) names.push_back(op->name);
+        return names;
+      });
+
+  struct Bound {
+    std::shared_ptr<Network> network;
+    std::unique_ptr<Plan> plan;
+  };
+  nb::class_<Bound>(m, "Plan")
+      .def("__init__", [](Bound* self, std::shared_ptr<Network> network, std::vector<int> kept, int range, int norm,
+                          std::vector<std::vector<std::vector<int>>> positions,
+                          const std::vector<std::tuple<int, int>>& sizes) {
+        std::vector<Size> of_inputs;
+        for (const auto& [height, width] : sizes) of_inputs.push_back({height, width});
+        const Setting setting{std::move(kept), range, norm, std::move(positions)};
+        auto plan = std::make_unique<Plan>(network, setting, of_inputs);
+        new (self) Bound{std::move(network), std::move(plan)};
+      }, "network"_a, "kept"_a, "range"_a, "norm"_a, "positions"_a, "sizes"_a)
+      .def("output_shape", [](const Bound& b, int i) {
+        const Size size = b.plan->output_size(i);
+        return std::make_tuple(b.plan->output_channels(i), size.height, size.width);
+      }, "index"_a)
+      .def("bytes", [](const Bound& b) { return b.plan->bytes(); }, "Bytes that this budget adds to the weights.")
+      .def("workspace_bytes", [](const Bound& b) { return b.plan->workspace_bytes(); })
+      .def("run", [](Bound& b, const std::vector<Readable>& inputs, const std::vector<Writable>& outputs, int threads,
+                     bool timed) {
+        return run(*b.plan, inputs, outputs, threads, timed, b.network->ops.size(), b.network->inputs.size(),
+                   b.network->outputs.size());
+      }, nb::arg("inputs").noconvert(), nb::arg("outputs").noconvert(), "threads"_a, "timed"_a = false,
+           "Runs the network; with `timed`, on one thread, returns each operation's seconds.");
+}

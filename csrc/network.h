@@ -1,0 +1,276 @@
+// The operations of a network with their weights, and what becomes of them at a budget and an image size.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "channelwise.h"
+#include "conv.h"
+#include "op.h"
+#include "terminating.h"
+#include "threads.h"
+
+namespace tapernet {
+
+// A batch of images in PyTorch's order, [image][channel][row][column], read or written by a call.
+struct Images {
+  float* data;
+  int count, channels, height, width;
+};
+
+class Plan;
+
+class Network {
+ public:
+  explicit Network(const Kernels& kernels) : kernels(kernels) {}
+
+  int add_value(Value value) {
+    values.push_back(std::move(value));
+    return static_cast<int>(values.size()) - 1;
+  }
+  void add(std::unique_ptr<Op> op) { ops.push_back(std::move(op)); }
+  size_t bytes() const {
+    size_t sum = 0;
+    for (const auto& op : ops) sum += op->bytes();
+    return sum;
+  }
+
+  const Kernels& kernels;
+  std::vector<Value> values;
+  std::vector<std::unique_ptr<Op>> ops;
+  std::vector<int> inputs, outputs;
+  Threads threads;
+};
+
+// A network at a budget, for images of one size. Nothing in it changes after it is made but the list of free
+// workspaces, so that any number of threads may run it at once.
+class Plan {
+ public:
+  Plan(std::shared_ptr<Network> network, const Setting& setting, const std::vector<Size>& sizes)
+      : network_(std::move(network)) {
+    const Network& n = *network_;
+    if (sizes.size() != n.inputs.size()) throw std::invalid_argument("one size is needed for each input");
+    std::vector<Size> size(n.values.size());
+    views_.resize(n.values.size());
+    for (size_t i = 0; i < sizes.size(); ++i) see(n.inputs[i], size[n.inputs[i]] = sizes[i], setting);
+    for (const auto& op : n.ops) {
+      std::vector<Size> of_inputs;
+      Context context{setting, n.kernels, {}, {}};
+      for (int input : op->inputs) {
+        of_inputs.push_back(size[input]);
+        context.inputs.push_back(views_[input]);
+      }
+      const Size out = size[op->output] = op->output_size(of_inputs);
+      if (out.height < 1 || out.width < 1) {
+        throw std::invalid_argument(op->name + ": the image is too small, nothing is left of it");
+      }
+      see(op->output, out, setting);
+      context.output = views_[op->output];
+      steps_.push_back(op->plan(context));
+    }
+    place_values();
+  }
+
+  // Runs all images of the inputs; `seconds`, if given, gets the time of each operation added.
+  void run(const std::vector<Images>& inputs, const std::vector<Images>& outputs, int threads,
+           std::vector<double>* seconds = nullptr) {
+    const int images = inputs.at(0).count;
+    const int share = divide_up(images, std::max(1, threads));
+    const int at_once = std::min(share, images_at_once_);
+    const int tasks = divide_up(images, at_once);
+    network_->threads.run(tasks, std::min(threads, tasks) - 1, [&](int task) {
+      const int first = task * at_once;
+      run_some(inputs, outputs, first, std::min(at_once, images - first), seconds);
+    });
+  }
+
+  Size output_size(int i) const {
+    const Layout& layout = views_[network_->outputs.at(i)].layout;
+    return {layout.height, layout.width};
+  }
+  int output_channels(int i) const { return channels(views_[network_->outputs.at(i)]); }
+  int input_channels(int i) const { return channels(views_[network_->inputs.at(i)]); }
+  Size input_size(int i) const {
+    const Layout& layout = views_[network_->inputs.at(i)].layout;
+    return {layout.height, layout.width};
+  }
+  size_t bytes() const {
+    size_t sum = 0;
+    for (const auto& step : steps_) sum += step->bytes();
+    return sum;
+  }
+  size_t workspace_bytes() const { return (workspace_floats_ * images_at_once_ + scratch_floats_) * sizeof(float); }
+
+ private:
+  static constexpr int kMostImages = 16;
+  static constexpr size_t kMostFloats = 4 << 20;  // of a workspace, about
+
+  void see(int id, Size size, const Setting& setting) {
+    const Value& value = network_->values[id];
+    views_[id] = {id, Layout(value, size), value.kept(setting.kept)};
+  }
+
+  static int channels(const View& view) {
+    int sum = 0;
+    for (const Kept& run : view.kept) sum += run.channels;
+    return sum;
+  }
+
+  // Gives every value a place in the workspace that is free from its first use to its last.
+  void place_values() {
+    const Network& n = *network_;
+    const int ops = static_cast<int>(n.ops.size());
+    std::vector<int> first(views_.size(), -1), last(views_.size(), -1);
+    for (int id : n.inputs) last[id] = -1;
+    for (int i = 0; i < ops; ++i) {
+      first[n.ops[i]->output] = last[n.ops[i]->output] = i;
+      for (int id : n.ops[i]->inputs) last[id] = i;
+    }
+    for (int id : n.outputs) last[id] = ops;
+    offsets_.assign(views_.size(), 0);
+    std::vector<int> placed;
+    size_t busiest = 0;
+    for (size_t id = 0; id < views_.size(); ++id) {
+      const size_t floats = floats_of(static_cast<int>(id));
+      size_t at = 0;
+      bool moved = true;
+      while (moved) {  // past whatever lives at the same time and overlaps
+        moved = false;
+        for (int other : placed) {
+          const bool together = first[other] <= last[id] && first[id] <= last[other];
+          const size_t begin = offsets_[other], end = begin + floats_of(other);
+          if (together && at < end && begin < at + floats) {
+            at = end;
+            moved = true;
+          }
+        }
+      }
+      offsets_[id] = at;
+      placed.push_back(static_cast<int>(id));
+      workspace_floats_ = std::max(workspace_floats_, at + floats);
+      busiest = std::max(busiest, floats);
+    }
+    for (const auto& step : steps_) scratch_floats_ = std::max(scratch_floats_, step->scratch_floats());
+    // Many images share a read of the weights; few keep their values in the cache.
+    const size_t weights = n.bytes() / sizeof(float) / std::max<size_t>(1, 2 * busiest);
+    const size_t most = std::max<size_t>(1, std::min<size_t>(kMostImages, kMostFloats / std::max<size_t>(1, workspace_floats_)));
+    images_at_once_ = static_cast<int>(std::max<size_t>(1, std::min(weights, most)));
+  }
+
+  size_t floats_of(int id) const { return (views_[id].layout.image() + kLanes - 1) / kLanes * kLanes; }
+
+  void run_some(const std::vector<Images>& inputs, const std::vector<Images>& outputs, int first, int images,
+                std::vector<double>* seconds) {
+    const std::unique_ptr<Workspace> workspace = take_workspace();
+    const Network& n = *network_;
+    for (size_t i = 0; i < inputs.size(); ++i) read(inputs[i], n.inputs[i], first, images, *workspace);
+    for (size_t i = 0; i < steps_.size(); ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      clear_border(n.ops[i]->output, images, *workspace);
+      steps_[i]->run(*workspace, images);
+      if (seconds) seconds->at(i) += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+    for (size_t i = 0; i < outputs.size(); ++i) write(outputs[i], n.outputs[i], first, images, *workspace);
+    give_back(std::move(*workspace));
+  }
+
+  std::unique_ptr<Workspace> take_workspace() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) {
+        auto workspace = std::make_unique<Workspace>(std::move(free_.back()));
+        free_.pop_back();
+        return workspace;
+      }
+    }
+    auto workspace = std::make_unique<Workspace>();
+    workspace->memory = Buffer(workspace_floats_ * images_at_once_ + kLanes);
+    workspace->scratch = Buffer(scratch_floats_ + kLanes);
+    for (size_t offset : offsets_) workspace->values.push_back(workspace->memory.data() + offset * images_at_once_);
+    return workspace;
+  }
+  void give_back(Workspace workspace) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(workspace));
+  }
+
+  void clear_border(int id, int images, const Workspace& w) const {
+    const View& view = views_[id];
+    const Layout& l = view.layout;
+    if (l.halo == 0) return;
+    const ptrdiff_t side = static_cast<ptrdiff_t>(l.halo) * l.lanes, inner = static_cast<ptrdiff_t>(l.width) * l.lanes;
+    for (int image = 0; image < images; ++image) {
+      const auto clear = [&](int block) {
+        float* row = view.image(w, image) + block * l.block();
+        std::fill_n(row, l.halo * l.row() + side, 0.0f);
+        row += l.halo * l.row();
+        for (int y = 0; y + 1 < l.height; ++y, row += l.row()) std::fill_n(row + side + inner, 2 * side, 0.0f);
+        std::fill_n(row + side + inner, side + l.halo * l.row(), 0.0f);
+      };
+      each_block_of(view, clear);
+    }
+  }
+
+  template <class F>
+  static void each_block_of(const View& view, F f) {
+    for (const Kept& run : view.kept) {
+      for (int b = 0; b < divide_up(run.channels, view.layout.lanes); ++b) f(run.first_block + b);
+    }
+  }
+
+  void read(const Images& from, int id, int first, int images, const Workspace& w) const {
+    clear_border(id, images, w);
+    const View& view = views_[id];
+    const Layout& l = view.layout;
+    const ptrdiff_t plane = static_cast<ptrdiff_t>(from.height) * from.width;
+    for (int image = 0; image < images; ++image) {
+      int channel = 0;
+      for (const Kept& run : view.kept) {
+        for (int done = 0; done < run.channels; done += l.lanes) {
+          const int count = std::min(l.lanes, run.channels - done);
+          const float* in = from.data + (static_cast<ptrdiff_t>(first + image) * from.channels + channel + done) * plane;
+          float* out = view.image(w, image) + (run.first_block + done / l.lanes) * l.block() + l.origin();
+          for (int y = 0; y < l.height; ++y) {
+            network_->kernels.interleave(in + y * from.width, plane, count, l.width, out + y * l.row(), l.lanes);
+          }
+        }
+        channel += run.channels;
+      }
+    }
+  }
+
+  void write(const Images& to, int id, int first, int images, const Workspace& w) const {
+    const View& view = views_[id];
+    const Layout& l = view.layout;
+    const ptrdiff_t plane = static_cast<ptrdiff_t>(to.height) * to.width;
+    for (int image = 0; image < images; ++image) {
+      int channel = 0;
+      for (const Kept& run : view.kept) {
+        for (int done = 0; done < run.channels; done += kLanes) {
+          const int count = std::min(kLanes, run.channels - done);
+          const float* in = view.image(w, image) + (run.first_block + done / kLanes) * l.block() + l.origin();
+          float* out = to.data + (static_cast<ptrdiff_t>(first + image) * to.channels + channel + done) * plane;
+          for (int y = 0; y < l.height; ++y) {
+            network_->kernels.deinterleave(in + y * l.row(), count, l.width, out + y * to.width, plane);
+          }
+        }
+        channel += run.channels;
+      }
+    }
+  }
+
+  std::shared_ptr<Network> network_;
+  std::vector<View> views_;
+  std::vector<std::unique_ptr<Step>> steps_;
+  std::vector<size_t> offsets_;  // of each value in a workspace of one image
+  size_t workspace_floats_ = 0, scratch_floats_ = 0;
+  int images_at_once_ = 1;
+  std::mutex mutex_;
+  std::vector<Workspace> free_;
+};
+
+}  // namespace tapernet

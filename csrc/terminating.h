@@ -1,0 +1,277 @@
+// A convolution whose filters stop at a check (early-termination paper, section 4), with its ReLU.
+#pragma once
+
+#include <cmath>
+
+#include "conv.h"
+
+namespace tapernet {
+
+// What a terminating convolution keeps beside its filters.
+struct Checks {
+  std::vector<std::vector<float>> thresholds;  // [check][filter]
+  std::vector<float> start;                    // of each filter's partial sums: zero, or its bias
+  std::vector<float> bias;                     // zeros if there is none
+  bool has_bias;
+  std::vector<float> input_size;               // E|x| by the input channel's place, for the order |w| E|x|; or empty
+  bool emits;                                  // whether a partial sum can be stopped above zero, and so matter
+};
+
+// The input of one image, one channel after the other, its columns dealt out to the strides' phases, so that
+// neighbouring outputs read neighbouring floats at any stride.
+struct Planar {
+  int rows, phases, phase;  // of a channel: rows, phases of a row, floats of a phase
+
+  Planar(const Sliding& s, const Layout& in, const Layout& out, int tile_rows, int tile_columns) : phases(s.stride_w) {
+    const int reach = divide_up((s.kernel_w - 1) * s.dilation_w + in.halo, phases) + 1;
+    phase = std::max(divide_up(out.width, tile_columns) * tile_columns + reach, divide_up(in.width + 2 * in.halo, phases));
+    const int last = divide_up(out.height, tile_rows) * tile_rows - 1;
+    rows = std::max(last * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1 + in.halo, in.height + 2 * in.halo);
+  }
+  ptrdiff_t row() const { return static_cast<ptrdiff_t>(phases) * phase; }
+  ptrdiff_t channel() const { return rows * row(); }
+  ptrdiff_t column(int x) const { return static_cast<ptrdiff_t>(x % phases) * phase + x / phases; }
+};
+
+class TerminatingStep : public Step {
+ public:
+  TerminatingStep(const Buffer& filters, ptrdiff_t stride, const Sliding& window, const Checks& checks,
+                  const std::vector<std::vector<int>>& positions, const Context& c)
+      : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), filters_(filters), stride_(stride),
+        checks_(checks), columns_(out_.layout.width >= 32 ? 32 : out_.layout.width >= 16 ? 16 : 8),
+        planar_(window, in_.layout, out_.layout, kTilePixels / columns_, columns_) {
+    segments_ = segments(window, in_, 0, in_.layout.blocks, 1, true);
+    const int rows = (kTilePixels / columns_ - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1;
+    const int columns = (columns_ - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1;
+    survivor_chunks_ = chunk_bounds(segments_, std::max(1, kCacheFloats / (rows * columns)) * window.taps());
+    list_kept();
+    const int channels = std::max(1, kCacheFloats / static_cast<int>(rows * planar_.row()));
+    tap_chunks_ = divide_up(static_cast<int>(channels_.size()), channels);
+    choose_taps(positions);
+  }
+
+  void run(Workspace& w, int images) const override {
+    float* const scratch = w.scratch.data();
+    for (int image = 0; image < images; ++image) {
+      to_planar(in_.image(w, image), scratch);
+      for (int y = 0; y < out_.layout.height; y += kTilePixels / columns_) {
+        for (int x = 0; x < out_.layout.width; x += columns_) run_tile(w, image, y, x);
+      }
+    }
+  }
+
+  size_t scratch_floats() const override {
+    return planar_floats() + 2 * tile_floats() + 2 * filter_slots();
+  }
+  size_t bytes() const override {
+    return taps_.size() * sizeof(Tap) + bounds_.size() * sizeof(int32_t) + thresholds_.size() * sizeof(float);
+  }
+
+ private:
+  static constexpr float kOnes[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  static constexpr float kZeros[kLanes] = {};
+  static constexpr int kCacheFloats = 24 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
+
+  size_t planar_floats() const { return (channels_.size() * planar_.channel() + 63) / 16 * 16; }
+  size_t filter_slots() const { return static_cast<size_t>(out_.layout.blocks) * kLanes; }
+  size_t tile_floats() const { return filter_slots() * kTilePixels; }
+
+  // The input channels and filters that the budget keeps, by their place in the blocks.
+  void list_kept() {
+    for (const Kept& run : in_.kept) {
+      for (int i = 0; i < run.channels; ++i) channels_.push_back(run.first_block * kLanes + i);
+    }
+    for (const Kept& run : out_.kept) {
+      if (run.first_block != 0) throw std::logic_error("a terminating convolution writes one run of channels");
+      kept_filters_ = run.channels;
+    }
+  }
+
+  // Of every filter, the taps before each check, grouped by check and chunk of channels.
+  void choose_taps(const std::vector<std::vector<int>>& positions) {
+    checks_count_ = static_cast<int>(positions.size());
+    std::vector<std::vector<Tap>> of_stage(static_cast<size_t>(checks_count_) * tap_chunks_ * kept_filters_);
+    for (int f = 0; f < kept_filters_; ++f) {
+      std::vector<int> order = largest_first(f, positions.back()[f]);
+      int from = 0;
+      for (int check = 0; check < checks_count_; ++check) {
+        const int to = std::max(from, std::min(static_cast<int>(order.size()), positions[check][f]));
+        std::sort(order.begin() + from, order.begin() + to);  // the sum is the same; the memory likes it
+        for (; from < to; ++from) {
+          const int chunk = order[from] / window_.taps() * tap_chunks_ / static_cast<int>(channels_.size());
+          of_stage[(static_cast<size_t>(check) * tap_chunks_ + chunk) * kept_filters_ + f].push_back(
+              {static_cast<int32_t>(planar_tap(order[from])), weight(f, order[from])});
+        }
+      }
+    }
+    bounds_.push_back(0);
+    for (const std::vector<Tap>& stage : of_stage) {
+      taps_.insert(taps_.end(), stage.begin(), stage.end());
+      bounds_.push_back(static_cast<int32_t>(taps_.size()));
+    }
+    choose_thresholds(positions);
+  }
+
+  // The first `count` taps of a filter by the size of their products, ties in the order of memory.
+  std::vector<int> largest_first(int filter, int count) const {
+    const int total = static_cast<int>(channels_.size()) * window_.taps();
+    std::vector<float> score(total);
+    std::vector<int> order(total);
+    for (int i = 0; i < total; ++i) {
+      score[i] = std::fabs(weight(filter, i));
+      if (!checks_.input_size.empty()) score[i] *= checks_.input_size[channels_[i / window_.taps()]];
+      order[i] = i;
+    }
+    count = std::min(total, count);
+    std::partial_sort(order.begin(), order.begin() + count, order.end(),
+                      [&](int a, int b) { return score[a] > score[b] || (score[a] == score[b] && a < b); });
+    order.resize(count);
+    return order;
+  }
+
+  // Of each check and kept filter; where no term is left to save, a filter does not stop.
+  void choose_thresholds(const std::vector<std::vector<int>>& positions) {
+    const int terms = static_cast<int>(channels_.size()) * window_.taps() + checks_.has_bias;
+    for (int check = 0; check < checks_count_; ++check) {
+      for (int f = 0; f < kept_filters_; ++f) {
+        thresholds_.push_back(positions[check][f] >= terms ? -INFINITY : checks_.thresholds[check][f]);
+      }
+    }
+  }
+
+  // The i-th weight of a filter, counted over kept channels, kernel rows and columns.
+  float weight(int filter, int i) const {
+    const int taps = window_.taps(), place = channels_[i / taps];
+    return filters_.data()[filter * stride_ + (static_cast<ptrdiff_t>(place / kLanes) * taps + i % taps) * kLanes +
+                           place % kLanes];
+  }
+  ptrdiff_t planar_tap(int i) const {
+    const int channel = i / window_.taps(), h = i % window_.taps() / window_.kernel_w, w = i % window_.kernel_w;
+    return channel * planar_.channel() + (in_.layout.halo - window_.top + h * window_.dilation_h) * planar_.row() +
+           planar_.column(in_.layout.halo - window_.left + w * window_.dilation_w);
+  }
+
+  void to_planar(const float* image, float* planar) const {
+    const int height = in_.layout.height + 2 * in_.layout.halo, width = in_.layout.width + 2 * in_.layout.halo;
+    float* to = planar;
+    for (const Kept& run : in_.kept) {
+      for (int done = 0; done < run.channels; done += kLanes) {
+        const int count = std::min(kLanes, run.channels - done);
+        const float* from = image + (run.first_block + done / kLanes) * in_.layout.block();
+        for (int y = 0; y < height; ++y, from += in_.layout.row()) {
+          if (planar_.phases == 1) {
+            kernels_.deinterleave(from, count, width, to + y * planar_.row(), planar_.channel());
+            continue;
+          }
+          for (int c = 0; c < count; ++c) {
+            for (int x = 0; x < width; ++x) {
+              to[c * planar_.channel() + y * planar_.row() + planar_.column(x)] = from[x * kLanes + c];
+            }
+          }
+        }
+        to += count * planar_.channel();
+      }
+    }
+  }
+
+  void run_tile(Workspace& w, int image, int y, int x) const {
+    float* const planar = w.scratch.data();
+    float* const partial = planar + planar_floats();
+    float* const sums = partial + tile_floats();
+    uint64_t* const alive = reinterpret_cast<uint64_t*>(sums + tile_floats());
+    const uint64_t exist = existing(y, x);
+    for (int f = 0; f < kept_filters_; ++f) alive[f] = exist;
+    std::fill_n(sums, tile_floats(), 0.0f);
+    kernels_.partial_sums({planar + y * window_.stride_h * planar_.row() + x, window_.stride_h * planar_.row(), columns_,
+                           taps_.data(), bounds_.data(), checks_count_, tap_chunks_, kept_filters_,
+                           checks_.start.data(), thresholds_.data(), partial, checks_.emits ? sums : nullptr, alive});
+    int32_t pixels[kTilePixels];
+    for (int i = 0; i < kTilePixels; ++i) {
+      pixels[i] = static_cast<int32_t>(window_.patch(in_.layout, y + i / columns_, x + i % columns_));
+    }
+    kernels_.survivors({alive, kept_filters_, in_.image(w, image), pixels, segments_.data(), survivor_chunks_.data(),
+                        static_cast<int>(survivor_chunks_.size()) - 1, filters_.data(), stride_, checks_.bias.data(), sums});
+    write(w, image, y, x, sums);
+  }
+
+  // Which of the tile's pixels lie in the image.
+  uint64_t existing(int y, int x) const {
+    uint64_t result = 0;
+    for (int i = 0; i < kTilePixels; ++i) {
+      const bool in = y + i / columns_ < out_.layout.height && x + i % columns_ < out_.layout.width;
+      result |= static_cast<uint64_t>(in) << i;
+    }
+    return result;
+  }
+
+  // ReLU, and from one filter after the other to blocks of filters.
+  void write(Workspace& w, int image, int y, int x, const float* sums) const {
+    const int columns = std::min(columns_, out_.layout.width - x);
+    const int rows = std::min(kTilePixels / columns_, out_.layout.height - y);
+    for (int block = 0; block * kLanes < kept_filters_; ++block) {
+      float* out = out_.image(w, image) + block * out_.layout.block() + out_.layout.origin() + y * out_.layout.row() +
+                   static_cast<ptrdiff_t>(x) * kLanes;
+      const float* from = sums + static_cast<ptrdiff_t>(block) * kLanes * kTilePixels;
+      for (int i = 0; i < rows; ++i, out += out_.layout.row(), from += columns_) {
+        kernels_.interleave(from, kTilePixels, kLanes, columns, out, kLanes);
+        kernels_.affine(out, out, columns, kOnes, kZeros, 0.0f, INFINITY);
+      }
+    }
+  }
+
+  const Kernels& kernels_;
+  View in_, out_;
+  Sliding window_;
+  const Buffer& filters_;
+  ptrdiff_t stride_;
+  const Checks& checks_;
+  int columns_;  // of a tile
+  Planar planar_;
+  std::vector<int> channels_;
+  int kept_filters_ = 0, checks_count_ = 0, tap_chunks_ = 1;
+  std::vector<Segment> segments_;
+  std::vector<int> survivor_chunks_;
+  std::vector<Tap> taps_;
+  std::vector<int32_t> bounds_;
+  std::vector<float> thresholds_;
+};
+
+class Terminating : public Op {
+ public:
+  // Weights in PyTorch's order; packed [filter][16 input channels][kernel_h][kernel_w][channel]. `slot` is the layer's
+  // place in the settings' positions; `input_size` holds one number for each input channel, or nothing.
+  Terminating(const float* weight, const Value& in, const Value& out, const Sliding& window, int slot, Checks checks)
+      : window_(window), slot_(slot), checks_(std::move(checks)) {
+    const int channels = in.channels(), filters = out.channels(), taps = window.taps();
+    stride_ = static_cast<ptrdiff_t>(in.blocks()) * taps * kLanes;
+    filters_ = Buffer(static_cast<size_t>(filters) * stride_);
+    const std::vector<int> places = PackedFilters::places(in);
+    for (int f = 0; f < filters; ++f) {
+      for (int c = 0; c < channels; ++c) {
+        for (int t = 0; t < taps; ++t) {
+          const ptrdiff_t at = (static_cast<ptrdiff_t>(places[c] / kLanes) * taps + t) * kLanes + places[c] % kLanes;
+          filters_.data()[f * stride_ + at] = weight[(static_cast<ptrdiff_t>(f) * channels + c) * taps + t];
+        }
+      }
+    }
+    if (checks_.input_size.empty()) return;
+    std::vector<float> by_place(static_cast<size_t>(in.blocks()) * kLanes);
+    for (int c = 0; c < channels; ++c) by_place[places[c]] = checks_.input_size[c];
+    checks_.input_size = std::move(by_place);
+  }
+
+  Size output_size(const std::vector<Size>& in) const override { return window_.output(in[0]); }
+  std::unique_ptr<Step> plan(const Context& c) const override {
+    return std::make_unique<TerminatingStep>(filters_, stride_, window_, checks_, c.setting.positions.at(slot_), c);
+  }
+  size_t bytes() const override { return filters_.bytes(); }
+
+ private:
+  Sliding window_;
+  int slot_;
+  Checks checks_;
+  Buffer filters_;
+  ptrdiff_t stride_;
+};
+
+}  // namespace tapernet

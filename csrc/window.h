@@ -1,0 +1,81 @@
+// A kernel that moves over an image: convolutions.
+#pragma once
+
+#include <vector>
+
+#include "layout.h"
+
+namespace tapernet {
+
+struct Sliding {
+  int kernel_h, kernel_w;
+  int stride_h, stride_w;
+  int dilation_h, dilation_w;
+  int top, left, bottom, right;  // padding
+
+  Size output(Size in) const {
+    return {(in.height + top + bottom - dilation_h * (kernel_h - 1) - 1) / stride_h + 1,
+            (in.width + left + right - dilation_w * (kernel_w - 1) - 1) / stride_w + 1};
+  }
+  int taps() const { return kernel_h * kernel_w; }
+  int halo() const { return std::max(std::max(top, bottom), std::max(left, right)); }
+
+  // From the start of a block of the input to the patch of output pixel (y, x).
+  ptrdiff_t patch(const Layout& in, int y, int x) const {
+    return (in.halo - top + y * stride_h) * in.row() + static_cast<ptrdiff_t>(in.halo - left + x * stride_w) * in.lanes;
+  }
+  // From there to a tap.
+  ptrdiff_t tap(const Layout& in, int h, int w) const {
+    return h * dilation_h * in.row() + static_cast<ptrdiff_t>(w) * dilation_w * in.lanes;
+  }
+};
+
+// The products of a filter over the kept channels of the blocks in [first, last), in the order of the weights, which
+// are packed [block][kernel_h][kernel_w][lanes], times `filters`. With `whole`, taps that are neighbours in both are one
+// segment, and every lane of a block counts (the lanes that a budget drops hold zeros).
+inline std::vector<Segment> segments(const Sliding& s, const View& in, int first, int last, int filters, bool whole) {
+  const int lanes = in.layout.lanes;
+  std::vector<Segment> result;
+  for (const Kept& run : in.kept) {
+    for (int b = 0; b < divide_up(run.channels, lanes); ++b) {
+      const int block = run.first_block + b;
+      if (block < first || block >= last) continue;
+      const int length = whole ? lanes : std::min(lanes, run.channels - b * lanes);
+      for (int h = 0; h < s.kernel_h; ++h) {
+        for (int w = 0; w < s.kernel_w; ++w) {
+          const int tap = ((block - first) * s.kernel_h + h) * s.kernel_w + w;
+          const Segment next{static_cast<int>(block * in.layout.block() + s.tap(in.layout, h, w)), tap * lanes * filters,
+                             length};
+          Segment* previous = result.empty() ? nullptr : &result.back();
+          if (previous && (whole || lanes < kLanes) && previous->input + previous->length == next.input &&
+              previous->weight + previous->length * filters == next.weight) {
+            previous->length += length;
+          } else {
+            result.push_back(next);
+          }
+        }
+      }
+    }
+  }
+  return result;
+}
+
+// Bounds of chunks of at most `most` products each, as equal as they get; always one chunk at least.
+inline std::vector<int> chunk_bounds(const std::vector<Segment>& segments, int most) {
+  int total = 0;
+  for (const Segment& s : segments) total += s.length;
+  const int chunks = std::max(1, divide_up(total, most));
+  std::vector<int> bounds{0};
+  int sum = 0;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    sum += segments[i].length;
+    const bool more = i + 1 < segments.size();
+    if (more && static_cast<long>(sum) * chunks >= static_cast<long>(total) * static_cast<long>(bounds.size())) {
+      bounds.push_back(static_cast<int>(i) + 1);
+    }
+  }
+  bounds.push_back(static_cast<int>(segments.size()));
+  return bounds;
+}
+
+}  // namespace tapernet
