@@ -6,6 +6,7 @@ Incomplete dot products trained by TESLA, and early termination of multiply-accu
 from tapernet import zoo
 from tapernet.budget import TEN_BUDGETS
 from tapernet.convert.calibrate import calibrate
+from tapernet.convert.export import export
 from tapernet.convert.extract import extract
 from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate
@@ -57,6 +58,7 @@ __all__ = [
     "estimating_macs",
     "evaluate",
     "evaluate_joint",
+    "export",
     "extract",
     "fit",
     "layer_macs",

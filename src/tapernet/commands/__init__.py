@@ -7,6 +7,7 @@ from typing import Any
 
 from tapernet.commands.cam import cam
 from tapernet.commands.evaluate import evaluate
+from tapernet.commands.extract import extract
 from tapernet.commands.report import report
 from tapernet.commands.reproduce import reproduce
 from tapernet.commands.terminate import terminate
@@ -16,6 +17,7 @@ from tapernet.commands.zoo import zoo
 COMMANDS: dict[str, Any] = {
     "train": train,
     "evaluate": evaluate,
+    "extract": extract,
     "terminate": terminate,
     "reproduce": reproduce,
     "report": report,
