@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapernet.errors import ConfigError
-from tapernet.profile import PROFILES, coefficients, profile_names
+from tapernet.profile import PROFILE_ORDERS, PROFILES, coefficients, profile_names
 
 
 @pytest.mark.parametrize("name", list(PROFILES))
@@ -49,3 +50,30 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="did you mean 'linear'") as error:
         coefficients("linaer", 3)
     assert all(name in str(error.value) for name in profile_names())
+
+
+@given(st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=30))
+def test_an_order_gives_non_increasing_coefficients_and_leaves_those_that_are(values: list[float]) -> None:
+    gamma = torch.tensor(values)
+    for name in PROFILE_ORDERS:
+        ordered = PROFILE_ORDERS[name](gamma)
+        assert bool((ordered.diff() <= 1e-6).all())
+        torch.testing.assert_close(PROFILE_ORDERS[name](ordered), ordered)
+
+
+@given(st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=6))
+def test_isotonic_is_the_nearest_of_all_non_increasing_sequences(values: list[float]) -> None:
+    gamma = torch.tensor(values, dtype=torch.float64)
+    nearest = PROFILE_ORDERS["isotonic"](gamma)
+    # The solution is made of runs that share their mean; try every way to cut into runs (brute force).
+    n, best = len(values), float("inf")
+    for cuts in itertools.product([False, True], repeat=n - 1):
+        bounds = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), n]
+        tried = torch.cat([gamma[a:b].mean().expand(b - a) for a, b in itertools.pairwise(bounds)])
+        if bool((tried.diff() <= 1e-9).all()):
+            best = min(best, float((tried - gamma).square().sum()))
+    assert float((nearest - gamma).square().sum()) == pytest.approx(best, abs=1e-6)
+
+
+def test_the_cumulative_minimum_is_the_papers() -> None:
+    assert PROFILE_ORDERS["cumulative-minimum"](torch.tensor([1.0, 0.5, 0.75, 0.25])).tolist() == [1, 0.5, 0.5, 0.25]

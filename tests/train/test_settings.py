@@ -35,6 +35,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
     [
         ({"optimizer": "adm"}, "did you mean 'adam'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"profile_order": "isotnic"}, "did you mean 'isotonic'"),
         ({"batch_size": 0}, "batch_size"),
         ({"lr": 0.0}, "lr is above 0"),
         ({"lr": float("nan")}, "lr is above 0"),

@@ -227,7 +227,7 @@ class _Run:
             optimizers[turn].step()
             if turn == 1:
                 assert isinstance(self.net, TaperedNet)
-                self.net.order_profiles()
+                self.net.order_profiles(settings.profile_order)
             total += value.detach() * len(indices)
             seen += len(indices)
             report.step(done, steps)

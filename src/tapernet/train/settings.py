@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tapernet.errors import ConfigError
+from tapernet.profile import PROFILE_ORDERS
 from tapernet.registry import unknown
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -27,6 +28,7 @@ class Settings:
         momentum: of SGD.
         weight_decay: of the weights (the profile has none).
         profile_lr: Adam's learning rate for a trainable profile.
+        profile_order: one of `tapernet.profile.PROFILE_ORDERS`: "cumulative-minimum" as in the paper, or "isotonic".
         augment: names of augmentations, in the order in which they are applied.
         channels_last: keep weights and activations in memory with the channels innermost, which convolutions on a
             CPU often prefer. The network stays so.
@@ -42,13 +44,15 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 0.0
     profile_lr: float = 1e-3
+    profile_order: str = "cumulative-minimum"
     augment: tuple[str, ...] = ()
     channels_last: bool = False
     precision: str = "32-true"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for kind, name, valid in (("optimizer", self.optimizer, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES)):
+        for kind, name, valid in (("optimizer", self.optimizer, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES),
+                                   ("order of profiles", self.profile_order, PROFILE_ORDERS)):
             if name not in valid:
                 raise ConfigError(unknown(kind, name, valid))
         if self.batch_size < 1:
