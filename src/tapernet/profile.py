@@ -99,4 +99,4 @@ def isotonic(gamma: Tensor) -> Tensor:
     from sklearn.isotonic import isotonic_regression
 
     nearest = isotonic_regression(gamma.double().cpu().numpy(), increasing=False)
-    return torch.from_numpy(nearest).to(gamma)
+    return torch.from_numpy(nearest.copy()).to(gamma)
