@@ -154,13 +154,20 @@ class ConvStep : public Step {
 class Conv : public Op {
  public:
   // One set of weights, or one for each range of budgets.
+  // With `whole`, the kernel must be the whole image.
   Conv(const std::vector<const float*>& weights, const Value& in, const Value& out, const Sliding& window, int groups,
-       Epilogue epilogue)
-      : out_(out), window_(window), groups_(groups), epilogue_(std::move(epilogue)) {
+       bool whole, Epilogue epilogue)
+      : out_(out), window_(window), groups_(groups), whole_(whole), epilogue_(std::move(epilogue)) {
     for (const float* weight : weights) filters_.emplace_back(weight, in, out, window, groups);
   }
 
-  Size output_size(const std::vector<Size>& in) const override { return window_.output(in[0]); }
+  Size output_size(const std::vector<Size>& in) const override {
+    const Size out = window_.output(in[0]);
+    if (whole_ && (out.height != 1 || out.width != 1)) {
+      throw std::invalid_argument(name + ": the image has another size than the layer has weights for");
+    }
+    return out;
+  }
   std::unique_ptr<Step> plan(const Context& c) const override {
     const PackedFilters& filters = filters_[filters_.size() > 1 ? c.setting.range : 0];
     return std::make_unique<ConvStep>(filters, window_, epilogue_, out_, groups_ > 1, c);
@@ -175,6 +182,7 @@ class Conv : public Op {
   Value out_;
   Sliding window_;
   int groups_;
+  bool whole_;
   Epilogue epilogue_;
   std::vector<PackedFilters> filters_;
 };

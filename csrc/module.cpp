@@ -145,7 +145,7 @@ NB_MODULE(_native, m) {
       }, "runs"_a, "narrow"_a)
       .def("output", [](Network& n, int value) { n.outputs.push_back(value); }, "value"_a)
       .def("conv", [](Network& n, const std::string& name, int input, const std::vector<Array>& weights,
-                      const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int groups,
+                      const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int groups, bool whole,
                       const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector, float low,
                       float high) {
         const Sliding s = sliding(window);
@@ -154,9 +154,9 @@ NB_MODULE(_native, m) {
         std::vector<const float*> pointers;
         for (const Array& w : weights) pointers.push_back(w.data());
         auto op = std::make_unique<Conv>(pointers, n.values.at(input), n.values.at(output), s, groups,
-                                         epilogue(variants, selector, low, high));
+                                         whole, epilogue(variants, selector, low, high));
         return add(n, std::move(op), name, {input}, output);
-      }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "variants"_a, "selector"_a, "low"_a, "high"_a)
+      }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "whole"_a, "variants"_a, "selector"_a, "low"_a, "high"_a)
       .def("depthwise", [](Network& n, const std::string& name, int input, const Array& weight,
                            const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window,
                            const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector,
@@ -171,12 +171,12 @@ NB_MODULE(_native, m) {
       .def("terminating", [](Network& n, const std::string& name, int input, const Array& weight,
                              const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int slot,
                              const std::vector<std::vector<float>>& thresholds, const std::optional<Array>& bias,
-                             bool bias_first, const std::optional<Array>& input_size) {
+                             bool bias_first, const std::optional<Array>& input_size, float high) {
         const Sliding s = sliding(window);
         need_halo(n, input, s);
         const int output = add_value(n, runs);
         const size_t filters = static_cast<size_t>(n.values.at(output).channels());
-        Checks checks{thresholds, std::vector<float>(filters), std::vector<float>(filters), bias.has_value(), {}, false};
+        Checks checks{thresholds, std::vector<float>(filters), std::vector<float>(filters), bias.has_value(), {}, high, false};
         if (bias) checks.bias = numbers(*bias);
         if (bias_first) checks.start = checks.bias;
         if (input_size) checks.input_size = numbers(*input_size);
@@ -187,7 +187,7 @@ NB_MODULE(_native, m) {
                                                 std::move(checks));
         return add(n, std::move(op), name, {input}, output);
       }, "name"_a, "input"_a, "weight"_a, "runs"_a, "window"_a, "slot"_a, "thresholds"_a, "bias"_a.none(),
-           "bias_first"_a, "input_size"_a.none())
+           "bias_first"_a, "input_size"_a.none(), "high"_a)
       .def("pool", [](Network& n, const std::string& name, int input, const std::vector<std::tuple<int, int>>& runs,
                       const std::vector<int>& rows, const std::vector<int>& columns, bool average, int divisor,
                       float low, float high) {

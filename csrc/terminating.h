@@ -14,6 +14,7 @@ struct Checks {
   std::vector<float> bias;                     // zeros if there is none
   bool has_bias;
   std::vector<float> input_size;               // E|x| by the input channel's place, for the order |w| E|x|; or empty
+  float high;                                  // results above it become it
   bool emits;                                  // whether a partial sum can be stopped above zero, and so matter
 };
 
@@ -214,7 +215,7 @@ class TerminatingStep : public Step {
       const float* from = sums + static_cast<ptrdiff_t>(block) * kLanes * kTilePixels;
       for (int i = 0; i < rows; ++i, out += out_.layout.row(), from += columns_) {
         kernels_.interleave(from, kTilePixels, kLanes, columns, out, kLanes);
-        kernels_.affine(out, out, columns, kOnes, kZeros, 0.0f, INFINITY);
+        kernels_.affine(out, out, columns, kOnes, kZeros, 0.0f, checks_.high);
       }
     }
   }

@@ -11,6 +11,7 @@ from tapernet.convert.extract import extract
 from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate
 from tapernet.data import ImageData, Splits, load_data
+from tapernet.engine import Engine, compile
 from tapernet.measure.cam import ActivationMaps, activation_maps
 from tapernet.measure.cam_grid import draw_maps
 from tapernet.measure.curve import Curve, Point, evaluate
@@ -37,6 +38,7 @@ __all__ = [
     "ActivationMaps",
     "Check",
     "Curve",
+    "Engine",
     "FineTune",
     "History",
     "ImageData",
@@ -52,6 +54,7 @@ __all__ = [
     "activation_maps",
     "by_iteration",
     "calibrate",
+    "compile",
     "count_parameters",
     "count_termination",
     "draw_maps",

@@ -1,0 +1,546 @@
+"""`lower`: from the graph of a network to runs of native operations, with torch in between for what they lack."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tapernet.engine import layers
+from tapernet.engine.functions import ADDITIONS, CONCATENATIONS, changes_its_input, module_of
+from tapernet.engine.layers import Variant
+from tapernet.engine.native import extension
+from tapernet.engine.values import Groups, Run, Value, shape_of, value_of
+from tapernet.errors import ConfigError
+from tapernet.nn.check import Check
+from tapernet.nn.norm import PrefixBatchNorm, PrefixBatchNorm1d, PrefixBatchNorm2d
+from tapernet.nn.order import EXACT
+from tapernet.nn.prefix import PrefixConv2d, PrefixLinear, PrefixModule
+from tapernet.nn.terminating import TerminatingConv2d, TerminatingPrefixConv2d
+
+DENSE, TERMINATING = "dense", "terminating"
+CONVOLUTIONS = (nn.Conv2d, PrefixConv2d, TerminatingConv2d, TerminatingPrefixConv2d)
+LINEARS = (nn.Linear, PrefixLinear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, PrefixBatchNorm1d, PrefixBatchNorm2d)
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+CLAMPS: dict[type[nn.Module], tuple[float, float]] = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0)}
+FREE = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation in an engine's summary.
+
+    Args:
+        name: path of the module, or the function's name.
+        kernel: what computes it.
+        takes_in: what else it does on the way.
+    """
+
+    name: str
+    kernel: str
+    takes_in: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What decides where a terminating layer's checks are at a budget."""
+
+    checks: tuple[Check, ...]
+    terms: int
+    filters: int
+    taps: int
+    has_bias: bool
+    input_runs: tuple[Run, ...]
+    output_runs: tuple[Run, ...]
+
+    def positions(self, kept: Sequence[int]) -> list[list[int]]:
+        """Of each check and kept filter, its position."""
+        terms = kept_channels(self.input_runs, kept) * self.taps + self.has_bias
+        filters = kept_channels(self.output_runs, kept)
+        return [check.positions(self.terms, terms, self.filters)[:filters] for check in self.checks]
+
+
+@dataclass
+class Native:
+    """Consecutive operations that the kernels do.
+
+    Args:
+        network: the extension's network.
+        inputs: nodes that it reads.
+        outputs: nodes whose values leave it, and whether as features.
+        stops: of each terminating convolution.
+    """
+
+    network: Any
+    inputs: list[fx.Node] = field(default_factory=list)
+    outputs: list[tuple[fx.Node, bool]] = field(default_factory=list)
+    stops: list[Stops] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ByTorch:
+    """An operation that torch does."""
+
+    node: fx.Node
+
+
+@dataclass
+class Lowered:
+    """A network as steps in the order in which they run.
+
+    Args:
+        steps: native runs, and torch's operations between them.
+        rows: of the summary.
+        keys: of the batch-norm statistics, in the order of the native variants.
+        result: the node that the network returns.
+        inputs: the nodes that it takes.
+    """
+
+    steps: list[Native | ByTorch]
+    rows: list[Row]
+    keys: list[str]
+    result: fx.Node
+    inputs: list[fx.Node]
+
+
+def kept_channels(runs: Sequence[Run], kept: Sequence[int]) -> int:
+    """Channels at a budget, from the kept count of each group."""
+    return sum(size if group < 0 else kept[group] for size, group in runs)
+
+
+def lower(graph: fx.GraphModule, groups: Groups, ranges: int, kernels: str, choices: Mapping[str, str]) -> Lowered:
+    """The steps of a traced network.
+
+    Args:
+        graph: from `trace_with_shapes`.
+        groups: the network's channel groups.
+        ranges: of budgets that have a profile of their own.
+        kernels: instruction set.
+        choices: of the terminating layers' paths, `DENSE` or `TERMINATING`; the latter where nothing is said.
+
+    Raises:
+        ConfigError: the network returns something else than one tensor, or a terminating layer was not measured.
+    """
+    return _Lowering(graph, groups, ranges, kernels, choices).run()
+
+
+class _Unsupported(Exception):
+    """What the kernels lack; the message says why torch does it."""
+
+
+class _Lowering:
+    def __init__(
+        self, graph: fx.GraphModule, groups: Groups, ranges: int, kernels: str, choices: Mapping[str, str]
+    ) -> None:
+        self.graph, self.groups, self.ranges = graph, groups, ranges
+        self.kernels, self.choices = kernels, choices
+        self.modules = dict(graph.named_modules())
+        norms = [m for m in self.modules.values() if isinstance(m, PrefixBatchNorm)]
+        self.keys = sorted({key for norm in norms for key in norm.keys()}) or ["100"]  # noqa: SIM118 (not a dict)
+        self.values: dict[fx.Node, Value] = {}
+        """What is known of each node's result; the ids belong to the native run under way."""
+        self.native: Native | None = None
+        self.steps: list[Native | ByTorch] = []
+        self.rows: list[Row] = []
+
+    def run(self) -> Lowered:
+        inputs, result = [], None
+        for node in self.graph.graph.nodes:
+            if node.op == "placeholder":
+                inputs.append(node)
+                shape = shape_of(node)
+                value = None if shape is None or len(shape) < 2 else value_of(node, ((shape[1], -1),))
+                if value is not None:
+                    self.values[node] = value
+            elif node.op == "output":
+                result = node.args[0]
+            elif node not in self.values:  # otherwise an operation before it took it in
+                self.place(node)
+        self.close()
+        if not isinstance(result, fx.Node):
+            raise ConfigError("the engine runs networks that return one tensor")
+        return Lowered(self.steps, self.rows, self.keys, result, inputs)
+
+    def place(self, node: fx.Node) -> None:
+        """Makes a node a native operation, or else a step of torch's."""
+        rows = len(self.rows)
+        try:
+            self.emit(node)
+        except _Unsupported as reason:
+            del self.rows[rows:]
+            self.close()
+            self.steps.append(ByTorch(node))
+            name = str(node.target) if node.op == "call_module" else node.name
+            self.rows.append(Row(name, f"torch: {reason}"))
+            self.learn(node)
+
+    def learn(self, node: fx.Node) -> None:
+        """What is known of a result that torch computes."""
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        shape = shape_of(node)
+        if isinstance(module, PrefixModule):
+            runs = self.groups.runs(module.outputs)
+        elif not self.groups.any and shape is not None and len(shape) in (2, 4):
+            runs = ((shape[1], -1),)
+        else:
+            return
+        if (value := value_of(node, runs)) is not None:
+            self.values[node] = value
+
+    def emit(self, node: fx.Node) -> None:
+        """Adds a node to the native run under way."""
+        if node.op != "call_module" and node.target in ADDITIONS | CONCATENATIONS:
+            return self.combine(node)
+        module = self.modules[str(node.target)] if node.op == "call_module" else module_of(node)
+        if module is None or len(node.all_input_nodes) < 1:
+            raise _Unsupported("no kernel")
+        self.apply(node, module, node.all_input_nodes[0])
+        return None
+
+    def apply(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        kinds = {type(version) for version in layers.versions_of(module)}
+        rule = _RULES.get(next(iter(kinds))) if len(kinds) == 1 else None
+        if isinstance(module, nn.Sequential):  # a mean over the image: pooling and flattening
+            rule = _Lowering.pool_and_flatten
+        if rule is None:
+            raise _Unsupported("no kernel")
+        if source not in self.values:
+            raise _Unsupported("its input is not a batch of images or features")
+        if changes_its_input(node, module) and len(source.users) > 1:
+            raise _Unsupported("it changes in place what others read")
+        rule(self, node, module, source)
+
+    # Operations
+
+    def convolution(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        versions = layers.versions_of(module)
+        conv = versions[0]
+        assert isinstance(conv, nn.Conv2d)
+        if conv.padding_mode != "zeros":
+            raise _Unsupported(f"padding mode {conv.padding_mode!r}")
+        stops, relu = False, False
+        if isinstance(conv, TerminatingConv2d):
+            stops, relu = self.stopping(node, conv)
+        value = self.take(source, conv)
+        groups = conv.__dict__["groups"]
+        runs = self.runs_out(conv, conv.out_channels)
+        if (
+            stops
+            and isinstance(conv, TerminatingConv2d)
+            and self.choices.get(str(node.target), TERMINATING) == TERMINATING
+        ):
+            return self.terminating(node, conv, value, runs)
+        finish = self.finish(node, [layers.bias_variant(v, conv.out_channels) for v in versions], clamp=relu)
+        weights = self.weights(versions)
+        window = layers.window_of(conv)
+        depthwise = groups == conv.in_channels == conv.out_channels and groups > 1 and len(weights) == 1
+        if depthwise:
+            number = self.network.depthwise(finish.name, value.id, weights[0], runs, window, *finish.arguments)
+        else:
+            number = self.network.conv(finish.name, value.id, weights, runs, window, groups, False, *finish.arguments)
+        self.done(finish, "depthwise" if depthwise else DENSE, self.result(finish, runs, number))
+
+    def stopping(self, node: fx.Node, conv: TerminatingConv2d) -> tuple[bool, bool]:
+        """Whether a terminating convolution's checks are the kernels' business, and whether it ends in a ReLU."""
+        straight = conv.options.gradient == "straight-through"
+        if conv.options.order == EXACT or not conv.checks:
+            return False, straight
+        user = next(iter(node.users), node)
+        if not (conv.rectified or straight or (len(node.users) == 1 and self.clamp_of(user))):
+            raise _Unsupported("what it emits may matter below zero")
+        if conv.__dict__["groups"] != 1:
+            raise _Unsupported("checks in a grouped convolution")
+        if self.ranges > 1:
+            raise _Unsupported("checks under several profiles")
+        return True, True
+
+    def terminating(self, node: fx.Node, conv: TerminatingConv2d, value: Value, runs: tuple[Run, ...]) -> None:
+        mean = conv.input_mean.detach() if conv.options.order == "expected" else None
+        if mean is not None and mean.isnan().any():
+            raise ConfigError(f"{node.target}: its order needs the mean size of the inputs: call measure_inputs first")
+        assert self.native is not None
+        height, width = conv.kernel_size
+        stops = Stops(
+            conv.checks, conv.terms, conv.out_channels, height * width, conv.bias is not None, value.runs, runs
+        )
+        finish = self.finish(node, [], clamp=True)
+        high = finish.limits[1]
+        thresholds = [check.thresholds(conv.out_channels) for check in conv.checks]
+        bias = None if conv.bias is None else conv.bias.detach().contiguous()
+        number = self.network.terminating(
+            finish.name, value.id, layers.weight_of(conv, 0), runs, layers.window_of(conv), len(self.native.stops),
+            thresholds, bias, conv.options.bias_first, mean, high,
+        )  # fmt: skip
+        self.native.stops.append(stops)
+        self.done(finish, TERMINATING, self.result(finish, runs, number))
+
+    def linear(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        versions = layers.versions_of(module)
+        layer = versions[0]
+        assert isinstance(layer, nn.Linear)
+        value = self.take(source, layer)
+        if not value.flat or layer.in_features != value.channels * value.height * value.width:
+            raise _Unsupported("its input is not one row of features")
+        finish = self.finish(node, [layers.bias_variant(v, layer.out_features) for v in versions])
+        shape = (layer.out_features, value.channels, value.height, value.width)
+        weights = [w.view(shape) for w in self.weights(versions)]
+        runs = self.runs_out(layer, layer.out_features)
+        window = [value.height, value.width, 1, 1, 1, 1, 0, 0, 0, 0]
+        number = self.network.conv(finish.name, value.id, weights, runs, window, 1, True, *finish.arguments)
+        self.done(finish, DENSE, self.result(finish, runs, number))
+
+    def normalise(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        if not self.foldable(module):
+            raise _Unsupported("batch-norm over the batch itself")
+        value = self.take(source, module, channelwise=True)
+        if value.flat and value.height * value.width > 1:
+            raise _Unsupported("batch-norm over flattened images")
+        selector = "norm" if isinstance(module, PrefixBatchNorm) else "none"
+        finish = self.finish(node, layers.norm_variants(module, self.keys, value.channels), selector=selector)
+        number = self.network.affine(finish.name, value.id, value.runs, *finish.arguments)
+        self.done(finish, "scale and shift", replace(value, id=number))
+
+    def rectify(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        value = self.take(source, channelwise=True)
+        ones = (torch.ones(value.channels), torch.zeros(value.channels))
+        low, high = CLAMPS[type(module)]
+        number = self.network.affine(node.name, value.id, value.runs, [ones], "none", low, high)
+        self.done(_Finish(self.name_of(node), [node]), "scale and shift", replace(value, id=number))
+
+    def pool(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        axes = layers.pool_axes(module)
+        if axes is None:
+            raise _Unsupported("a pooling with dilation, indices or an open size")
+        value = self.take(source, channelwise=True)
+        if value.flat:
+            raise _Unsupported("pooling over features")
+        finish = self.finish(node, [], takes_norm=False)
+        average = isinstance(module, (nn.AvgPool2d, nn.AdaptiveAvgPool2d))
+        divisor = int(getattr(module, "divisor_override", None) or 0)
+        number = self.network.pool(
+            finish.name, value.id, value.runs, *axes, average, divisor, finish.limits[0], finish.limits[1]
+        )
+        self.done(finish, "average pooling" if average else "max pooling", self.result(finish, value.runs, number))
+
+    def pool_and_flatten(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        assert isinstance(module, nn.Sequential)
+        self.pool(node, module[0], source)
+        self.values[node] = self.values[node].flattened()
+
+    def flatten(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        assert isinstance(module, nn.Flatten)
+        if module.start_dim != 1 or module.end_dim not in (-1, 3):
+            raise _Unsupported("flattening over other dimensions than channels, height and width")
+        self.values[node] = self.values[source].flattened()
+        self.alias(node, source)
+
+    def nothing(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        self.values[node] = self.values[source]
+        self.alias(node, source)
+
+    def combine(self, node: fx.Node) -> None:
+        """A sum of two values, or values one after the other."""
+        concatenation = node.target in CONCATENATIONS
+        sources = list(node.args[0]) if concatenation else list(node.args)  # type: ignore[arg-type]
+        along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) if concatenation else 1
+        if not all(isinstance(s, fx.Node) and s in self.values for s in sources) or along != 1:
+            raise _Unsupported("no kernel")
+        if not concatenation and (len(sources) != 2 or node.kwargs):
+            raise _Unsupported("a sum of something else than two values")
+        known = [self.values[s] for s in sources]  # type: ignore[index]
+        places = {(v.height, v.width) for v in known}
+        if len(places) > 1 or any(v.flat and v.height * v.width > 1 for v in known):
+            raise _Unsupported("values of different shapes")
+        if not concatenation and len({v.runs for v in known}) > 1:
+            raise _Unsupported("values of different shapes")
+        taken = [self.take(s, channelwise=True) for s in sources]  # type: ignore[arg-type]
+        if concatenation:
+            runs = tuple(run for v in taken for run in v.runs)
+            number = self.network.concat(node.name, [v.id for v in taken], runs)
+            value = replace(taken[0], id=number, runs=runs)
+            self.done(_Finish(node.name, [node]), "concatenation", value)
+            return
+        finish = self.finish(node, [], takes_norm=False)
+        number = self.network.add(finish.name, taken[0].id, taken[1].id, taken[0].runs, *finish.limits)
+        self.done(finish, "sum", replace(taken[0], id=number))
+
+    # What operations take in and leave
+
+    @property
+    def network(self) -> Any:
+        if self.native is None:
+            self.native = Native(extension().Network(self.kernels))
+        return self.native.network
+
+    def take(self, source: fx.Node, layer: nn.Module | None = None, channelwise: bool = False) -> Value:
+        """A node's value in the native run under way, where it becomes an input if it comes from elsewhere.
+
+        Several profiles are applied here, where a layer reads; a single one is in the weights.
+        """
+        value = self.values[source]
+        if isinstance(layer, PrefixModule):
+            runs = self.groups.runs(layer.inputs)
+            uncut = all(group < 0 for _, group in (*runs, *value.runs))
+            if runs != value.runs and not uncut:
+                raise _Unsupported("its input has other channels than it expects")
+        if value.id < 0 or self.native is None:
+            narrow = all(self.reads_narrow(user) for user in source.users)
+            value = replace(value, id=self.network.input(value.runs, narrow))
+            assert self.native is not None
+            self.native.inputs.append(source)
+            self.values[source] = value
+        mixes = isinstance(layer, (PrefixConv2d, PrefixLinear)) and layer.__dict__.get("groups", 1) == 1
+        if self.ranges > 1 and mixes and not channelwise:
+            return self.weighed(source, value, layer)  # type: ignore[arg-type]
+        return value
+
+    def weighed(self, source: fx.Node, value: Value, layer: PrefixModule) -> Value:
+        """A value times its profile, which differs between ranges of budgets."""
+        per_pixel = value.height * value.width if value.flat else 1
+        gammas = [layers.profile_of(layer.inputs, r) for r in range(self.ranges)]
+        if all(gamma is None for gamma in gammas):
+            return value
+        ones = torch.ones(value.channels * per_pixel)
+        variants = [((ones if g is None else g)[::per_pixel].contiguous(), torch.zeros(value.channels)) for g in gammas]
+        number = self.network.affine(f"{source.name} profile", value.id, value.runs, variants, "range", *FREE)
+        self.rows.append(Row(f"{source.name} profile", "scale and shift"))
+        return replace(value, id=number)
+
+    def weights(self, versions: Sequence[nn.Module]) -> list[Tensor]:
+        """The weights of each version; a single profile is folded in, several are applied to the values."""
+        return [layers.weight_of(v, None if self.ranges > 1 else 0) for v in versions]
+
+    def runs_out(self, layer: nn.Module, channels: int) -> tuple[Run, ...]:
+        return self.groups.runs(layer.outputs) if isinstance(layer, PrefixModule) else ((channels, -1),)
+
+    def reads_narrow(self, user: fx.Node) -> bool:
+        """Whether a node reads a block of few channels: convolutions over all channels, and linear layers."""
+        module = self.modules.get(str(user.target)) if user.op == "call_module" else module_of(user)
+        if isinstance(module, (nn.Flatten, *NOTHING)):
+            return all(self.reads_narrow(next_user) for next_user in user.users)
+        layer = layers.versions_of(module)[0] if module is not None else None
+        if isinstance(layer, TerminatingConv2d) and layer.checks:
+            return self.choices.get(str(user.target)) == DENSE
+        if self.ranges > 1 and isinstance(layer, PrefixModule) and layers.profile_of(layer.inputs, 0) is not None:
+            return False
+        return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.__dict__["groups"] == 1)
+
+    def finish(
+        self,
+        node: fx.Node,
+        variants: list[Variant],
+        *,
+        selector: str = "none",
+        clamp: bool = False,
+        takes_norm: bool = True,
+    ) -> "_Finish":
+        """What an operation does with its sums; it takes in a batch-norm and a ReLU that nothing else reads."""
+        covered, took = [node], []
+        if len(variants) > 1 and selector == "none":
+            selector = "range"
+        user = _only_user(node)
+        if takes_norm and variants and selector == "none" and user is not None and not clamp:
+            norm = self.modules.get(str(user.target)) if user.op == "call_module" else None
+            if type(norm) in NORMS and norm is not None and self.foldable(norm):
+                channels = len(variants[0][0])
+                of_norm = layers.norm_variants(norm, self.keys, channels)
+                variants = [layers.chain(variants[0], v) for v in of_norm]
+                selector = "norm" if isinstance(norm, PrefixBatchNorm) else "none"
+                covered.append(user)
+                took.append("batch-norm")
+                user = _only_user(user)
+        limits = (0.0, math.inf) if clamp else FREE
+        if user is not None and (limits_of_user := self.clamp_of(user)) is not None:
+            limits = limits_of_user
+            covered.append(user)
+            took.append("ReLU")
+        elif clamp:
+            took.append("ReLU")
+        return _Finish(self.name_of(node), covered, tuple(took), (variants, selector, *limits), limits)
+
+    def clamp_of(self, node: fx.Node) -> tuple[float, float] | None:
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else module_of(node)
+        return CLAMPS.get(type(module)) if module is not None else None
+
+    def foldable(self, norm: nn.Module) -> bool:
+        if isinstance(norm, PrefixBatchNorm):
+            return norm.track_running_stats
+        return getattr(norm, "running_mean", None) is not None
+
+    def name_of(self, node: fx.Node) -> str:
+        return str(node.target) if node.op == "call_module" else node.name
+
+    def result(self, finish: "_Finish", runs: tuple[Run, ...], number: int) -> Value:
+        """The value that an operation computes, of the shape that torch gives it."""
+        value = value_of(finish.covered[-1], runs, number)
+        if value is None:
+            raise _Unsupported("its output is not a batch of images or features")
+        return value
+
+    def done(self, finish: "_Finish", kernel: str, value: Value) -> None:
+        """Records what an operation computes, under every node that it covers."""
+        for node in finish.covered:
+            self.values[node] = value
+        self.rows.append(Row(finish.name, kernel, finish.took))
+
+    def alias(self, node: fx.Node, source: fx.Node) -> None:
+        """A node that is another's value: where torch needs it, torch does it."""
+        if self.values[node].id < 0:
+            self.take(source)
+            self.values[node] = replace(self.values[node], id=self.values[source].id)
+        self.rows.append(Row(self.name_of(node), "nothing to do"))
+
+    def close(self) -> None:
+        """Ends the native run under way: values that others read leave it."""
+        native, self.native = self.native, None
+        if native is None:
+            return
+        inside = [n for n, v in self.values.items() if v.id >= 0]
+        for node in inside:
+            value = self.values[node]
+            taken_in = node in native.inputs or node.op == "placeholder"
+            if not taken_in and any(user not in self.values for user in node.users):
+                native.network.output(value.id)
+                native.outputs.append((node, value.flat))
+            self.values[node] = replace(value, id=-1)
+        if native.outputs:
+            self.steps.append(native)
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """An operation with what it takes in.
+
+    Args:
+        name: in the summary.
+        covered: its node, and those that it takes in; the last one's value is what it computes.
+        took: what it takes in, in words.
+        arguments: scale and shift variants, what selects among them, and the limits, as the kernels take them.
+        limits: what its result is clamped to.
+    """
+
+    name: str
+    covered: list[fx.Node]
+    took: tuple[str, ...] = ()
+    arguments: tuple[Any, ...] = ()
+    limits: tuple[float, float] = FREE
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+_Rule = Callable[[_Lowering, fx.Node, nn.Module, fx.Node], None]
+_RULES: dict[type[nn.Module], _Rule] = {
+    **dict.fromkeys(CONVOLUTIONS, _Lowering.convolution),
+    **dict.fromkeys(LINEARS, _Lowering.linear),
+    **dict.fromkeys(NORMS, _Lowering.normalise),
+    **dict.fromkeys(POOLS, _Lowering.pool),
+    **dict.fromkeys(CLAMPS, _Lowering.rectify),
+    **dict.fromkeys(NOTHING, _Lowering.nothing),
+    nn.Flatten: _Lowering.flatten,
+}

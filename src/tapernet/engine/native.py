@@ -1,0 +1,43 @@
+"""The compiled kernels, if they were built when the library was installed."""
+
+import warnings
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from tapernet.errors import ConfigError
+from tapernet.registry import unknown
+
+
+@cache
+def extension() -> Any:
+    """The extension module, or None where it was not built."""
+    try:
+        return import_module("tapernet.engine._native")
+    except ImportError:
+        return None
+
+
+@cache
+def warn_once() -> None:
+    """Says, the first time, that there are no kernels."""
+    warnings.warn(
+        "the native kernels were not built when tapernet was installed (that needs a C++ compiler): "
+        "tapernet.compile runs everything through torch",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def choose_kernels(name: str) -> str:
+    """The instruction set to use: the best one for "auto".
+
+    Raises:
+        ConfigError: not one that this processor has.
+    """
+    found: list[str] = extension().kernels()
+    if name == "auto":
+        return found[0]
+    if name not in found:
+        raise ConfigError(unknown("instruction set", name, ["auto", *found]))
+    return name
