@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapernet.errors import ConfigError
@@ -52,6 +52,7 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
     assert all(name in str(error.value) for name in profile_names())
 
 
+@settings(deadline=None)  # the first example imports scikit-learn
 @given(st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=30))
 def test_an_order_gives_non_increasing_coefficients_and_leaves_those_that_are(values: list[float]) -> None:
     gamma = torch.tensor(values)
@@ -61,6 +62,7 @@ def test_an_order_gives_non_increasing_coefficients_and_leaves_those_that_are(va
         torch.testing.assert_close(PROFILE_ORDERS[name](ordered), ordered)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=6))
 def test_isotonic_is_the_nearest_of_all_non_increasing_sequences(values: list[float]) -> None:
     gamma = torch.tensor(values, dtype=torch.float64)
