@@ -64,8 +64,8 @@ def test_every_method_is_measured_from_one_network(folder: Path) -> None:
 
 
 def test_a_saved_network_has_the_accuracy_that_the_file_tells(folder: Path) -> None:
-    point = run(folder, only=["paper"])["paper"]["points"][1]
-    net = load(folder / "runs" / "paper" / "seed3" / "0.5" / "net.safetensors")
+    point = run(folder, only=["paper"])["paper"]["points"][0]
+    net = load(folder / "runs" / "paper" / "seed3" / "0.1" / "net.safetensors")
     test = load_data("digits").test
     assert accuracies(net, test.as_float(), test.labels, [1.0]) == [point["accuracy"]]
 

@@ -17,5 +17,6 @@ def report(figure: str, experiments: str = "experiments", results: str = "result
     layout = read_figure(Path(experiments) / f"{figure}.yaml", Path(results))
     picture = Path(results) / f"{figure}.png"
     draw_figure(layout, picture)
-    show(summary(layout))
+    for table in summary(layout):
+        show(table)
     show(f"wrote {picture}")

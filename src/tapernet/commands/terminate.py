@@ -15,7 +15,7 @@ from tapernet.errors import ConfigError
 from tapernet.files import check_writable, write_json
 from tapernet.measure.joint import JointTable, evaluate_joint, joint_table
 from tapernet.measure.layers import layer_table
-from tapernet.measure.termination import count_termination, measure_inputs
+from tapernet.measure.termination import count_termination
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.order import EXACT
 from tapernet.nn.terminating import terminating_layers
@@ -26,8 +26,6 @@ from tapernet.train.recipes import FineTune
 from tapernet.train.settings import Settings
 
 FINE = Settings(lr=1e-4)
-MEASURED = 1000
-"""Images from which the order "expected" learns how large inputs are."""
 
 
 def terminate(
@@ -111,11 +109,8 @@ def _place(
     net: nn.Module, train: ImageData, tolerance: float, method: str, options: dict[str, Any]
 ) -> Placement | None:
     """Places checks; nothing in the exact order, which stops by itself."""
-    order = next(iter(terminating_layers(net).values())).options.order
-    if order == EXACT:
+    if any(layer.options.order == EXACT for layer in terminating_layers(net).values()):
         return None
-    if order == "expected":
-        measure_inputs(net, train.take(range(min(MEASURED, len(train)))))
     return place_checks(net, train, tolerance=tolerance, method=method, **options)
 
 

@@ -3,7 +3,7 @@
 One network is trained for each seed, and every curve starts from it.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def reproduce(
                 if any((p["seed"], p["point"]) == (seed, point) for p in points):
                     continue
                 say(f"{config.name}, {point:g}, seed {seed}")
-                points.append(start.measured(config, point))
+                points.append(start.measured(config, point, points))
                 results.write()
                 say(f"  accuracy {points[-1]['accuracy']:.4f} at {points[-1]['macs']:,.0f} MACs")
 
@@ -114,11 +114,20 @@ class _Start:
         train, val = splits.train.split(experiment.validation, seed=seed)
         self.data = Split(train, val, seed, input_spec(splits.train, experiment.data))
 
-    def measured(self, config: CurveConfig, point: float) -> dict[str, Any]:
-        """Makes, trains and measures one point; what is there already is not made again."""
+    def measured(self, config: CurveConfig, point: float, others: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Makes, trains and measures one point; what is there already is not made again.
+
+        Args:
+            config: of the curve.
+            point: of the curve.
+            others: its points that were measured; one that starts from the same network ends where this one would.
+        """
         folder = self.runs / slug(config.name) / f"seed{self.data.seed}" / f"{point:g}"
         net = self._made(config, point, folder / "before.safetensors")
-        before, history = self._measure(net), None
+        before, history = as_json(self._measure(net)), None
+        same = next((p for p in others if (p["seed"], p["before"]) == (self.data.seed, before)), None)
+        if same is not None:
+            return {**same, "point": point}
         phase = _phase(self.experiment, config)
         if phase is not None:
             history = train_phase(net, phase, self.data, folder)

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from tapernet.errors import ConfigError
 from tapernet.measure.inputs import Labelled, images_and_labels
+from tapernet.measure.termination import measure_inputs
 from tapernet.nn.order import EXACT
 from tapernet.nn.terminating import terminating_layers
 from tapernet.placement.rerun import Checks
 from tapernet.registry import Registry, unknown
 
 Method = Callable[..., "Placement"]
+MEASURED = 1000
+"""Images on which the size of inputs is measured for the order "expected"."""
 PLACEMENTS: Registry[Method] = Registry("placement")
 """From network, images (n, channels, height, width), labels (n,), tolerance and the method's own options."""
 
@@ -57,6 +60,8 @@ def place_checks(
         method: one of `PLACEMENTS`.
         options: the method's own.
 
+    The order "expected" has the size of inputs measured on the first images, if `measure_inputs` has not done so.
+
     Raises:
         ConfigError: a tolerance outside [0, 1]; an unknown method or option; a network without terminating layers, or
             in the exact order, which stops without checks.
@@ -79,6 +84,8 @@ def place_checks(
     try:
         for layer in layers:
             layer.set_checks([])
+        if any(layer.options.order == "expected" and layer.input_mean.isnan().any() for layer in layers):
+            measure_inputs(net, images[:MEASURED])
         return place(net, images, labels, tolerance, **options)
     except BaseException:
         for layer, (choice, checks) in zip(layers, before, strict=True):

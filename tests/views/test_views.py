@@ -1,0 +1,109 @@
+"""Result files of both kinds as tables and pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tapernet.cli import main
+from tapernet.errors import ConfigError
+from tapernet.report import read_figure, summary
+from tapernet.views import iterations, macs
+
+SITUATIONS = ("true positive", "true negative", "false positive", "false negative")
+
+
+def point(value: float, seed: int, accuracy: float, done: float, *, saved: float = 0.0, **more: Any) -> dict[str, Any]:
+    return {
+        "seed": seed, "point": value, "accuracy": accuracy, "macs": done, "saved": saved, "minutes": 2.0,
+        "validation": None, "before": {"accuracy": accuracy - 0.1}, **more,
+    }  # fmt: skip
+
+
+def decisions(counts: tuple[int, int, int, int], done: int, total: int) -> list[dict[str, Any]]:
+    situations = {name: {"count": count} for name, count in zip(SITUATIONS, counts, strict=True)}
+    return [{"path": "conv1", "situations": situations, "done": done, "total": total}]
+
+
+CURVES = [
+    {"name": "baseline", "paper": [[10e6, 0.8]], "points": [point(0, 0, 0.9, 8e6), point(0, 1, 0.8, 8e6)]},
+    {"name": "stopped", "paper": None, "points": [
+        point(0.2, 0, 0.7, 2e6, saved=0.75), point(0.1, 0, 0.8, 4e6, saved=0.5, validation=0.85),
+    ]},
+    {"name": "check", "paper": [[3, 0.6, 0.4]], "points": [
+        point(3, 0, 0.7, 2e6, layers=decisions((1, 6, 0, 2), 60, 100)),
+        point(3, 1, 0.7, 2e6, layers=decisions((1, 8, 0, 0), 80, 100)),
+        point(7, 0, 0.7, 2e6, layers=decisions((9, 0, 0, 0), 100, 100)),
+    ]},
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "experiments" / "paper").mkdir(parents=True)
+    (tmp_path / "results" / "paper").mkdir(parents=True)
+    (tmp_path / "results" / "paper" / "net.json").write_text(json.dumps({"curves": CURVES}))
+    budgets = {"name": "dial", "budgets": [0.1, 1.0], "accuracy": [[0.5, 0.9]], "paper": None, "paper_mean": None,
+               "minutes": [1.0]}  # fmt: skip
+    (tmp_path / "results" / "paper" / "dial.json").write_text(json.dumps({"curves": [budgets]}))
+    return tmp_path
+
+
+def figure(folder: Path, text: str) -> Path:
+    path = folder / "experiments" / "paper" / "figure.yaml"
+    path.write_text(text)
+    return path
+
+
+BOTH = """
+panels:
+  - {title: points, curves: ["net: baseline", "net: stopped"]}
+  - {title: one check, layer: conv1, curves: ["net: check"]}
+"""
+
+
+def printed(table: Any) -> list[list[str]]:
+    return [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def test_points_over_macs_and_over_positions(folder: Path) -> None:
+    panels = read_figure(figure(folder, BOTH), folder / "results")
+    points, positions = summary(panels)
+    rows = printed(points)
+    assert [row[:6] for row in rows] == [
+        ["baseline", "0", "2", "8.000", "0.00%", "85.00% (7.07)"],
+        ["baseline (paper)", "", "", "10.000", "-25.00%", "80.00%"],
+        ["stopped", "0.1", "1", "4.000", "50.00%", "80.00% (0.00)"],
+        ["stopped", "0.2", "1", "2.000", "75.00%", "70.00% (0.00)"],
+    ]
+    assert rows[0][6:] == ["75.00%", "", "2.0"]
+    assert rows[2][7] == "85.00%"
+    assert printed(positions) == [
+        ["check", "3", "87.50%", "60.00%", "30.00%", "40.00%"],
+        ["check", "7", "nan%", "", "0.00%", ""],
+    ]
+    Console(file=None, quiet=True).print(points)
+
+
+def test_it_is_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    figure(folder, BOTH)
+    monkeypatch.chdir(folder)
+    assert main(["report", "paper/figure"]) == 0
+    assert (folder / "results" / "paper" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "one check" in capsys.readouterr().out
+
+
+def test_points_are_grouped_over_seeds_in_order() -> None:
+    assert [[p["seed"] for p in group] for group in macs.by_point(CURVES[2])] == [[0, 1], [0]]
+
+
+def test_mistakes_are_named(folder: Path) -> None:
+    mixed = figure(folder, 'panels: [{title: t, curves: ["net: baseline", "dial: dial"]}]')
+    with pytest.raises(ConfigError, match="not both"):
+        read_figure(mixed, folder / "results")
+    with pytest.raises(ConfigError, match="unknown layer that stops early 'conv9'"):
+        iterations.of_layer(CURVES[2], "conv9")
+    with pytest.raises(ConfigError, match="unknown curve in net 'stoped'"):
+        read_figure(figure(folder, 'panels: [{title: t, curves: ["net: stoped"]}]'), folder / "results")
