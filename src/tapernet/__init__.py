@@ -24,6 +24,7 @@ from tapernet.nn.penalty import estimating_macs, mac_penalty
 from tapernet.placement import place_checks
 from tapernet.prune import prune_filters
 from tapernet.saving import InputSpec, load, save
+from tapernet.search import SearchResult, search_budget
 from tapernet.train.loop import History, fit
 from tapernet.train.recipes import IDP, MPIDP, RTESLA, TESLA, FineTune, Recipe, Slimmable
 from tapernet.train.settings import Settings
@@ -47,6 +48,7 @@ __all__ = [
     "JointTable",
     "Point",
     "Recipe",
+    "SearchResult",
     "Settings",
     "Slimmable",
     "Splits",
@@ -74,6 +76,7 @@ __all__ = [
     "place_checks",
     "prune_filters",
     "save",
+    "search_budget",
     "taper",
     "terminate",
     "total_macs",

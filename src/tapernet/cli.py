@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 when all went well, 2 for an error that the message explains, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        auto_cli(COMMANDS, args=_gathered(given), prog="tapernet", exit_on_error=False)
+        auto_cli(COMMANDS, args=_gathered(given), prog="tapernet", exit_on_error=False, allow_abbrev=False)
     except ArgumentError as error:
         return _fail(explain(str(error), _options(given)))
     except TapernetError as error:

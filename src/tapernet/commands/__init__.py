@@ -10,6 +10,7 @@ from tapernet.commands.evaluate import evaluate
 from tapernet.commands.extract import extract
 from tapernet.commands.report import report
 from tapernet.commands.reproduce import reproduce
+from tapernet.commands.search import search
 from tapernet.commands.terminate import terminate
 from tapernet.commands.train import train
 from tapernet.commands.zoo import zoo
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Any] = {
     "train": train,
     "evaluate": evaluate,
     "extract": extract,
+    "search": search,
     "terminate": terminate,
     "reproduce": reproduce,
     "report": report,

@@ -67,6 +67,22 @@ def measuring(net: TaperedNet) -> Iterator[None]:
 
 
 @contextmanager
+def calibrated(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], budget: Budget) -> Iterator[None]:
+    """The network at `budget` for the block, with statistics measured for it alone.
+
+    Afterwards the network's statistics are what they were, so that trying many budgets leaves nothing behind.
+    """
+    with net.at(budget):
+        before = [(layer, layer.key, layer.stored(layer.key)) for layer in net.batch_norms()]
+        try:
+            calibrate(net, batches, [budget])
+            yield
+        finally:
+            for layer, key, stored in before:
+                layer.put_back(key, stored)
+
+
+@contextmanager
 def standing_in(net: TaperedNet) -> Iterator[None]:
     """Lets the network run in eval mode for the block at the budget that is set, where the values do not matter.
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from tapernet.nn.net import at
+from tapernet.nn.net import Budget, at
 
 
 def accuracies(
-    net: nn.Module, images: Tensor, labels: Tensor, budgets: Iterable[float], batch_size: int = 1000
+    net: nn.Module, images: Tensor, labels: Tensor, budgets: Iterable[Budget], batch_size: int = 1000
 ) -> list[float]:
     """Share of images whose highest score is their label's, in [0, 1], for each budget.
 

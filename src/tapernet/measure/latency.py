@@ -4,17 +4,50 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tapernet.nn.net import at
+from tapernet.nn.mode import eval_mode
+from tapernet.nn.net import Budget, at
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass over several turns.
+
+    Args:
+        median: of the turns.
+        low: the first quartile.
+        high: the third quartile.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(milliseconds: Sequence[float]) -> "Latency":
+        """Of what at least two turns took."""
+        low, median, high = statistics.quantiles(milliseconds, n=4, method="inclusive")
+        return Latency(median, low, high)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ms ({self.low:.3f} to {self.high:.3f})"
 
 
 def latencies(
-    net: nn.Module, images: Tensor, budgets: Sequence[float], *, threads: int = 1, rounds: int = 15, calls: int = 10
+    net: nn.Module, images: Tensor, budgets: Sequence[Budget], *, threads: int = 1, rounds: int = 15, calls: int = 10
 ) -> list[float]:
-    """Median milliseconds of one forward pass, batch as given, for each budget.
+    """Median milliseconds of one forward pass, batch as given, for each budget; see `spreads`."""
+    return [s.median for s in spreads(net, images, budgets, threads=threads, rounds=rounds, calls=calls)]
+
+
+def spreads(
+    net: nn.Module, images: Tensor, budgets: Sequence[Budget], *, threads: int = 1, rounds: int = 15, calls: int = 10
+) -> list[Latency]:
+    """Milliseconds of one forward pass, batch as given, for each budget.
 
     The budgets take turns, so that a machine that slows down for a while slows all of them.
 
@@ -23,29 +56,25 @@ def latencies(
         images: one batch.
         budgets: what to time.
         threads: that torch may use within an operation.
-        rounds: turns that each budget gets.
+        rounds: turns that each budget gets, at least 2.
         calls: passes in one turn; the turn's time is divided by it.
     """
     times: list[list[float]] = [[] for _ in budgets]
-    training = net.training
-    net.eval()
-    try:
-        with _threads(threads), torch.inference_mode():
-            for turn in range(rounds + 1):
-                for budget, taken in zip(budgets, times, strict=True):
-                    with at(net, budget):
-                        start = time.perf_counter()
-                        for _ in range(calls):
-                            net(images)
-                        if turn:  # the first turn warms up
-                            taken.append((time.perf_counter() - start) / calls)
-    finally:
-        net.train(training)
-    return [statistics.median(t) * 1e3 for t in times]
+    with eval_mode(net), using_threads(threads), torch.inference_mode():
+        for turn in range(rounds + 1):
+            for budget, taken in zip(budgets, times, strict=True):
+                with at(net, budget):
+                    start = time.perf_counter()
+                    for _ in range(calls):
+                        net(images)
+                    if turn:  # the first turn warms up
+                        taken.append((time.perf_counter() - start) / calls * 1e3)
+    return [Latency.of(t) for t in times]
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
+    """Lets torch use this many threads within an operation for the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -132,6 +132,11 @@ class TaperedNet(nn.Module):
         self._percents(budget)
         self.budgets[name] = {layer: float(share) for layer, share in budget.items()}
 
+    @property
+    def channel_groups(self) -> tuple[ChannelGroup, ...]:
+        """What cuts the channels, in the order in which budgets are laid out."""
+        return self._group_list
+
     def kept_channels(self) -> tuple[int, ...]:
         """Channels of each group that are kept at the budget of the moment."""
         return tuple(group.kept for group in self._group_list)

@@ -105,6 +105,17 @@ class PrefixBatchNorm(_PerChannel):
                 self.register_buffer(f"{name}_{self.key}", zeros)
         return count
 
+    def stored(self, key: str) -> dict[str, Tensor]:
+        """The statistics of a key as they are, by the names of their buffers; empty if there are none."""
+        names = [f"{name}_{key}" for name in _STATISTICS]
+        return {name: self._buffers[name] for name in names if self._buffers.get(name) is not None}  # type: ignore[misc]
+
+    def put_back(self, key: str, stored: dict[str, Tensor]) -> None:
+        """Makes the statistics of a key what `stored` said that they were."""
+        self.forget(key)
+        for name, tensor in stored.items():
+            self.register_buffer(name, tensor)
+
     def stand_in(self) -> None:
         """Mean 0 and variance 1 as the statistics of the budget of the moment."""
         dtype = self.weight.dtype if isinstance(self.weight, Tensor) else None
