@@ -16,7 +16,7 @@ from tapernet.engine.program import Program
 from tapernet.engine.tracing import trace_with_shapes
 from tapernet.engine.values import Groups
 from tapernet.errors import ConfigError
-from tapernet.nn.net import Budget, TaperedNet
+from tapernet.nn.net import Budget, TaperedNet, at
 from tapernet.nn.terminating import TerminatingConv2d
 from tapernet.registry import unknown
 
@@ -66,7 +66,8 @@ def compile(
         graph: fx.GraphModule | str = "the kernels were not built"
     else:
         kernels = choose_kernels(kernels)
-        graph = trace_with_shapes(inner, example)
+        with at(net, 1.0):
+            graph = trace_with_shapes(inner, example)
     stopping = [p for p, m in inner.named_modules() if isinstance(m, TerminatingConv2d) and m.checks]
     wanted = _choices(choices or {}, stopping)
     budgets = list(budgets)

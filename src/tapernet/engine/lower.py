@@ -499,13 +499,14 @@ class _Lowering:
         native, self.native = self.native, None
         if native is None:
             return
-        inside = [n for n, v in self.values.items() if v.id >= 0]
-        for node in inside:
-            value = self.values[node]
-            taken_in = node in native.inputs or node.op == "placeholder"
-            if not taken_in and any(user not in self.values for user in node.users):
-                native.network.output(value.id)
-                native.outputs.append((node, value.flat))
+        taken = {self.values[node].id for node in native.inputs}
+        for node, value in self.values.items():
+            if value.id >= 0 and any(user not in self.values for user in node.users):
+                if value.id not in taken:
+                    native.network.output(value.id)
+                    native.outputs.append((node, value.flat))
+                elif node.op != "placeholder" and node not in native.inputs:
+                    self.steps.append(ByTorch(node))  # another name for an input: a view
             self.values[node] = replace(value, id=-1)
         if native.outputs:
             self.steps.append(native)

@@ -25,7 +25,7 @@ def warn_once() -> None:
         "the native kernels were not built when tapernet was installed (that needs a C++ compiler): "
         "tapernet.compile runs everything through torch",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
 
 

@@ -1,0 +1,244 @@
+"""Every network, budget and instruction set against torch."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from engine_reference import KERNELS, by_torch, close, needs_kernels
+from torch import Tensor, nn
+
+import tapernet as tn
+from tapernet.errors import ConfigError
+
+pytestmark = needs_kernels
+
+IMAGES = {
+    "mlp": (1, 28, 28),
+    "c10net": (3, 32, 32),
+    "nin": (3, 16, 16),
+    "vgg16": (3, 16, 16),
+    "resnet": (3, 16, 16),
+    "mobilenetv2": (3, 16, 16),
+}
+SMALL: dict[str, dict[str, float]] = {"vgg16": {"width": 0.25}, "mobilenetv2": {"width": 0.5}}
+
+
+def test_every_network_of_the_zoo_is_tested() -> None:
+    assert set(IMAGES) == set(tn.zoo.NETWORKS)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_plain_network_gives_what_torch_gives(name: str, kernels: str) -> None:
+    torch.manual_seed(1)
+    model = tn.zoo.create(name, input_shape=IMAGES[name], **SMALL.get(name, {})).eval()
+    _settle_norms(model, torch.randn(8, *IMAGES[name]))
+    x = torch.randn(3, *IMAGES[name])
+    engine = tn.compile(model, x, kernels=kernels)
+    close(engine(x), by_torch(model, x))
+    assert not [k for k in engine.operations().values() if k.startswith("torch")]
+
+
+@pytest.mark.parametrize("profile", ["all-one", "linear"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_budget_gives_what_torch_gives(name: str, profile: str) -> None:
+    torch.manual_seed(2)
+    images = torch.randn(8, *IMAGES[name])
+    model = tn.zoo.create(name, input_shape=IMAGES[name], **SMALL.get(name, {}))
+    net = tn.taper(model, images, profile=profile).eval()
+    budgets = [1.0, 0.73, 0.5, 0.2, 0.01]
+    tn.calibrate(net, [images], budgets)
+    engine = tn.compile(net)
+    for budget in budgets:
+        engine.budget = budget
+        with net.at(budget):
+            # Statistics of eight images at 1% of the channels are tiny variances: a wider tolerance.
+            close(engine(images), by_torch(net, images), 1e-4 if net.batch_norms() else 1e-5)
+    assert engine.budget == 0.01
+
+
+def test_an_extracted_network_gives_what_the_budget_gives() -> None:
+    torch.manual_seed(3)
+    x = torch.randn(2, 3, 32, 32)
+    net = tn.taper(tn.zoo.create("c10net"), x).eval()
+    close(tn.compile(tn.extract(net, 0.4), x)(x), tn.compile(net)(x, budget=0.4))
+
+
+def test_budgets_per_layer_and_named_ones() -> None:
+    torch.manual_seed(4)
+    x = torch.randn(2, 3, 32, 32)
+    net = tn.taper(tn.zoo.create("c10net"), x, budgets={"fast": {"conv2": 0.25, "*": 0.5}}).eval()
+    engine = tn.compile(net)
+    for budget in ("fast", {"conv1": 0.3}):
+        with net.at(budget), engine.at(budget):
+            close(engine(x), by_torch(net, x))
+    assert engine.budget == 1.0
+
+
+def test_a_trainable_profile_is_in_the_weights() -> None:
+    torch.manual_seed(5)
+    x = torch.randn(2, 1, 28, 28)
+    net = tn.taper(tn.zoo.create("mlp"), x, profile="trainable").eval()
+    with torch.no_grad():
+        for gamma in net.profiles():
+            gamma.copy_(torch.linspace(1, 0.3, len(gamma)))
+    with net.at(0.6):
+        close(tn.compile(net)(x, budget=0.6), by_torch(net, x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "c10net"])
+def test_several_profiles_with_layers_of_their_own(name: str) -> None:
+    torch.manual_seed(6)
+    x = torch.randn(2, *IMAGES[name])
+    model = tn.zoo.create(name, input_shape=IMAGES[name])
+    net = tn.taper(model, x, profile={0.3: "linear", 0.6: "all-one", 1.0: "harmonic"}).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():  # the versions start as copies of each other
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    engine = tn.compile(net)
+    for budget in (0.2, 0.3, 0.5, 0.9):
+        with net.at(budget):
+            close(engine(x, budget=budget), by_torch(net, x))
+
+
+def test_changing_the_network_later_does_not_reach_the_engine() -> None:
+    x = torch.randn(2, 1, 28, 28)
+    net = tn.taper(tn.zoo.create("mlp"), x).eval()
+    expected = by_torch(net, x)
+    engine = tn.compile(net)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    close(engine(x), expected)
+
+
+def test_all_budgets_share_one_buffer_of_weights() -> None:
+    net = tn.taper(tn.zoo.create("nin"), torch.zeros(1, 3, 32, 32)).eval()
+    engine = tn.compile(net, budgets=[b / 10 for b in range(1, 11)])
+    weights = sum(p.numel() * p.element_size() for p in net.parameters())
+    assert engine.weight_bytes + engine.plan_bytes <= 1.15 * weights
+
+
+class _Branches(nn.Module):
+    """Concatenation, a sum, functions instead of modules, and a reshape by size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 20, 3, padding=1)
+        self.left, self.right = nn.Conv2d(20, 9, 1), nn.Conv2d(20, 21, 3, padding=1)
+        self.both = nn.Conv2d(30, 18, 3, padding=1, stride=2)
+        self.again = nn.Conv2d(18, 18, (3, 1), padding="same")
+        self.last = nn.Linear(18 * 4, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        x = torch.cat([self.left(x), F.relu(self.right(x))], 1)
+        x = self.both(F.max_pool2d(x, 3, 2, padding=1))
+        x = torch.relu(x + self.again(x))
+        x = F.avg_pool2d(x, 2)
+        out: Tensor = self.last(F.dropout(x.view(x.size(0), -1), training=self.training))
+        return out
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_branches_and_functions(kernels: str) -> None:
+    torch.manual_seed(7)
+    model, x = _Branches().eval(), torch.randn(3, 3, 16, 16)
+    engine = tn.compile(model, x, kernels=kernels)
+    close(engine(x), by_torch(model, x))
+    assert not [k for k in engine.operations().values() if k.startswith("torch")]
+    net = tn.taper(model, x).eval()
+    engine = tn.compile(net, kernels=kernels)
+    for budget in (1.0, 0.5, 0.1):
+        with net.at(budget):
+            close(engine(x, budget=budget), by_torch(net, x))
+
+
+def test_a_layer_without_a_kernel_runs_through_torch() -> None:
+    torch.manual_seed(8)
+    layers = OrderedDict(
+        a=nn.Conv2d(3, 16, 3), act=nn.GELU(), b=nn.Conv2d(16, 20, 3), norm=nn.GroupNorm(4, 20),
+        c=nn.Conv2d(20, 8, 3), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(8, 5),
+    )  # fmt: skip
+    model, x = nn.Sequential(layers).eval(), torch.randn(2, 3, 12, 12)
+    engine = tn.compile(model, x)
+    close(engine(x), by_torch(model, x))
+    kernels = engine.operations()
+    assert [name for name, kernel in kernels.items() if kernel.startswith("torch")] == ["act", "norm"]
+    assert "act" in str([list(c.cells) for c in engine.summary().columns])
+    net = tn.taper(model, x).eval()
+    engine = tn.compile(net)
+    for budget in (1.0, 0.5):
+        with net.at(budget):
+            close(engine(x, budget=budget), by_torch(net, x))
+
+
+class _Untraceable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(x)
+        return out if out.sum() > 0 else -out
+
+
+def test_a_network_that_cannot_be_traced_runs_through_torch() -> None:
+    torch.manual_seed(9)
+    model, x = _Untraceable(), torch.randn(4, 6)
+    engine = tn.compile(model, x)
+    close(engine(x), by_torch(model, x))
+    assert engine.kernels == "torch"
+
+
+def test_what_changes_its_input_in_place() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.relu(y) + y
+
+    model, x = InPlace(), torch.randn(2, 3, 8, 8)
+    close(tn.compile(model, x)(x), by_torch(model, x))
+
+
+def test_a_network_that_returns_two_tensors_is_refused() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x + 1
+
+    with pytest.raises(ConfigError, match="one tensor"):
+        tn.compile(Two(), torch.zeros(1, 3))
+
+
+def test_bad_arguments() -> None:
+    model, x = nn.Linear(4, 2), torch.zeros(1, 4)
+    with pytest.raises(ConfigError, match="give an example"):
+        tn.compile(model)
+    with pytest.raises(ConfigError, match="at least one input"):
+        tn.compile(model, torch.zeros(0, 4))
+    with pytest.raises(ConfigError, match="does not run on the example"):
+        tn.compile(model, torch.zeros(1, 5))
+    with pytest.raises(ConfigError, match="float32"):
+        tn.compile(nn.Linear(4, 2).double(), x.double())
+    with pytest.raises(ConfigError, match=r"unknown instruction set 'avx3'.*auto"):
+        tn.compile(model, x, kernels="avx3")
+    with pytest.raises(ConfigError, match="threads"):
+        tn.compile(model, x, threads=0)
+    with pytest.raises(ConfigError, match="unknown layer with checks"):
+        tn.compile(model, x, choices={"fc": "dense"})
+    with pytest.raises(ConfigError, match="no dial"):
+        tn.compile(model, x, budgets=[0.5])
+
+
+def _settle_norms(model: nn.Module, images: Tensor) -> None:
+    """Batch-norm statistics that are those of data."""
+    with torch.no_grad():
+        model.train()
+        for _ in range(20):
+            model(images)
+    model.eval()

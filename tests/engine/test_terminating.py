@@ -1,0 +1,119 @@
+"""Convolutions that stop early against the reference, `tapernet.nn.terminating`."""
+
+import json
+
+import pytest
+import torch
+from engine_reference import KERNELS, by_torch, close, needs_kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import tapernet as tn
+from tapernet.errors import ConfigError
+from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
+
+pytestmark = needs_kernels
+
+
+def whole(shape: tuple[int, ...]) -> torch.Tensor:
+    """Small whole numbers, so that sums are exact in any order and both sides stop at the same places."""
+    return torch.randint(-8, 9, shape).float()
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_layers_and_checks(kernels: str, data: st.DataObject) -> None:
+    draw = data.draw
+    torch.manual_seed(draw(st.integers(0, 99), "seed"))
+    channels, filters = draw(st.integers(1, 40), "channels"), draw(st.integers(1, 40), "filters")
+    conv = nn.Conv2d(
+        channels, filters, draw(st.integers(1, 5), "kernel"), draw(st.integers(1, 2), "stride"),
+        draw(st.integers(0, 2), "padding"), draw(st.integers(1, 2), "dilation"), bias=draw(st.booleans(), "bias"),
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.copy_(whole(tuple(parameter.shape)))
+    x = whole((2, channels, draw(st.integers(9, 36), "h"), draw(st.integers(9, 36), "w")))
+    net = tn.terminate(
+        nn.Sequential(conv, nn.ReLU()), x, bias_first=draw(st.booleans(), "bias first"),
+        gradient=draw(st.sampled_from(["exact", "straight-through"]), "gradient"),
+    ).eval()  # fmt: skip
+    (layer,) = terminating_layers(net).values()
+    n = layer.terms
+    first = [draw(st.integers(1, n), "position") for _ in range(filters)]
+    thresholds = [float(draw(st.integers(-20, 20), "threshold")) for _ in range(filters)]
+    checks = [tn.Check(position=first, threshold=thresholds)]
+    if draw(st.booleans(), "second check"):
+        checks.append(tn.Check(position=[min(n, p + draw(st.integers(1, n), "more")) for p in first]))
+    layer.set_checks(checks)
+    close(tn.compile(net, x, kernels=kernels)(x), by_torch(net, x), 1e-6)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("order", ["magnitude", "expected", "exact"])
+def test_networks(kernels: str, order: str) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(3, 3, 32, 32)
+    model = tn.zoo.create("c10net", batch_norm=True).eval()
+    net = tn.terminate(model, x, order=order, non_negative_input=True).eval()
+    if order == "expected":
+        tn.measure_inputs(net, x)
+    if order != "exact":
+        for layer in terminating_layers(net).values():
+            layer.set_checks([tn.Check(share=0.07), tn.Check(share=0.4, threshold=-0.02)])
+    engine = tn.compile(net, x, kernels=kernels)
+    close(engine(x), by_torch(net, x))
+    stopping = [name for name, kernel in engine.operations().items() if kernel == "terminating"]
+    assert stopping == ([] if order == "exact" else list(terminating_layers(net)))
+
+
+@pytest.mark.parametrize("budget", [1.0, 0.5, 0.15])
+def test_both_dials(budget: float) -> None:
+    torch.manual_seed(1)
+    x = torch.rand(3, 3, 32, 32)
+    net = tn.terminate(tn.taper(tn.zoo.create("c10net"), x), x).eval()
+    for layer in terminating_layers(net).values():
+        layer.set_checks([tn.Check(share=0.1)])
+    with net.at(budget):  # type: ignore[operator]
+        close(tn.compile(net)(x, budget=budget), by_torch(net, x))
+
+
+def test_the_orders_inputs_must_be_measured() -> None:
+    x = torch.rand(1, 3, 32, 32)
+    net = tn.terminate(tn.zoo.create("c10net"), x, order="expected")
+    for layer in terminating_layers(net).values():
+        layer.set_checks([tn.Check(share=0.1)])
+    with pytest.raises(ConfigError, match="measure_inputs"):
+        tn.compile(net, x)
+
+
+def test_a_layer_whose_negative_outputs_matter_runs_through_torch() -> None:
+    torch.manual_seed(2)
+    layer, x = TerminatingConv2d(3, 8, 3), torch.randn(2, 3, 8, 8)
+    layer.set_checks([tn.Check(share=0.3)])
+    model = nn.Sequential(layer, nn.Sigmoid())
+    engine = tn.compile(model, x)
+    assert engine.operations()["0"].startswith("torch")
+    close(engine(x), by_torch(model, x))
+
+
+def test_choices_are_timed_kept_and_given_again() -> None:
+    torch.manual_seed(3)
+    x = torch.rand(2, 3, 32, 32)
+    net = tn.terminate(tn.zoo.create("c10net"), x).eval()
+    layers = terminating_layers(net)
+    for layer in layers.values():
+        # It never stops, and the partial sums of nearly all terms come on top of the full ones.
+        layer.set_checks([tn.Check(share=0.9, threshold=-1e9)])
+    engine = tn.compile(net, x, calibration=x)
+    assert engine.choices == dict.fromkeys(layers, "dense")
+    again = tn.compile(net, x, choices=json.loads(json.dumps(engine.choices)))
+    assert again.choices == engine.choices
+    assert again.operations() == engine.operations()
+    close(again(x), by_torch(net, x))
+    forced = tn.compile(net, x, choices={"conv2": "terminating"}, calibration=x)
+    assert forced.choices == {**engine.choices, "conv2": "terminating"}
+    with pytest.raises(ConfigError, match="unknown choice 'fast'"):
+        tn.compile(net, x, choices={"conv2": "fast"})
