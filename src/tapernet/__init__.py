@@ -5,6 +5,7 @@ Incomplete dot products trained by TESLA, and early termination of multiply-accu
 
 from tapernet import zoo
 from tapernet.budget import TEN_BUDGETS
+from tapernet.cascade import Cascade, CascadeReport, calibrate_cascade
 from tapernet.convert.calibrate import calibrate
 from tapernet.convert.export import export
 from tapernet.convert.extract import extract
@@ -37,6 +38,8 @@ __all__ = [
     "TEN_BUDGETS",
     "TESLA",
     "ActivationMaps",
+    "Cascade",
+    "CascadeReport",
     "Check",
     "Curve",
     "Engine",
@@ -56,6 +59,7 @@ __all__ = [
     "activation_maps",
     "by_iteration",
     "calibrate",
+    "calibrate_cascade",
     "compile",
     "count_parameters",
     "count_termination",

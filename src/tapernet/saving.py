@@ -19,6 +19,8 @@ from tapernet.prune import prune_filters
 KIND = ("network", "tapered network")
 """What a file calls itself, and what it did in version 1."""
 VERSION = 2
+CASCADE = "cascade"
+"""The key of a cascade's thresholds, beside the arguments of `taper`; files without it are as valid."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> Non
         "model": getattr(model, "zoo_entry", None),
         "pruned": getattr(model, "kept", None),
         "input_shape": input_shape(net),
-        "taper": net.options if isinstance(net, TaperedNet) else None,
+        "taper": {k: v for k, v in net.options.items() if k != CASCADE} if isinstance(net, TaperedNet) else None,
+        CASCADE: net.options.get(CASCADE) if isinstance(net, TaperedNet) else None,
         "terminate": getattr(net, "termination", None),
         "spec": None if spec is None else asdict(spec),
     }
@@ -95,6 +98,8 @@ def load_with_spec(path: str | Path, model: nn.Module | None = None) -> tuple[nn
             model = zoo.create(header["model"]["name"], **header["model"]["arguments"])
         net, spec = _build(model, header, tensors), header["spec"]
         net.load_state_dict(tensors)
+        if isinstance(net, TaperedNet) and header.get(CASCADE) is not None:
+            net.options[CASCADE] = header[CASCADE]
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise FileError(f"{path} does not fit together: {error}") from error
     return net.eval(), None if spec is None else _spec(spec)

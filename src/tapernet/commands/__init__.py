@@ -6,6 +6,7 @@ A command is a function; its parameters are the options, its docstring the help.
 from typing import Any
 
 from tapernet.commands.cam import cam
+from tapernet.commands.cascade import cascade
 from tapernet.commands.evaluate import evaluate
 from tapernet.commands.extract import extract
 from tapernet.commands.report import report
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": evaluate,
     "extract": extract,
     "search": search,
+    "cascade": cascade,
     "terminate": terminate,
     "reproduce": reproduce,
     "report": report,

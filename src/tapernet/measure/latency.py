@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,8 +49,6 @@ def spreads(
 ) -> list[Latency]:
     """Milliseconds of one forward pass, batch as given, for each budget.
 
-    The budgets take turns, so that a machine that slows down for a while slows all of them.
-
     Args:
         net: the network, run as it is by torch (a `TaperedNet` with its dial, not an extracted sub-network).
         images: one batch.
@@ -59,16 +57,38 @@ def spreads(
         rounds: turns that each budget gets, at least 2.
         calls: passes in one turn; the turn's time is divided by it.
     """
-    times: list[list[float]] = [[] for _ in budgets]
-    with eval_mode(net), using_threads(threads), torch.inference_mode():
+
+    def passes(budget: Budget) -> Callable[[], None]:
+        def action() -> None:
+            with at(net, budget):
+                for _ in range(calls):
+                    net(images)
+
+        return action
+
+    with eval_mode(net):
+        return in_turns([passes(budget) for budget in budgets], rounds, [calls] * len(budgets), threads=threads)
+
+
+def in_turns(
+    actions: Sequence[Callable[[], None]], rounds: int, each: Sequence[int], *, threads: int = 1
+) -> list[Latency]:
+    """Times actions that take turns, so that a machine that slows down for a while slows all of them.
+
+    Args:
+        actions: what to time.
+        rounds: turns that each gets, at least 2, after one that warms up.
+        each: what the time of an action is divided by.
+        threads: that torch may use within an operation.
+    """
+    times: list[list[float]] = [[] for _ in actions]
+    with using_threads(threads), torch.inference_mode():
         for turn in range(rounds + 1):
-            for budget, taken in zip(budgets, times, strict=True):
-                with at(net, budget):
-                    start = time.perf_counter()
-                    for _ in range(calls):
-                        net(images)
-                    if turn:  # the first turn warms up
-                        taken.append((time.perf_counter() - start) / calls * 1e3)
+            for action, taken, parts in zip(actions, times, each, strict=True):
+                start = time.perf_counter()
+                action()
+                if turn:
+                    taken.append((time.perf_counter() - start) / parts * 1e3)
     return [Latency.of(t) for t in times]
 
 
