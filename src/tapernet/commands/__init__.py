@@ -5,6 +5,7 @@ A command is a function; its parameters are the options, its docstring the help.
 
 from typing import Any
 
+from tapernet.commands.bench import bench
 from tapernet.commands.cam import cam
 from tapernet.commands.cascade import cascade
 from tapernet.commands.evaluate import evaluate
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Any] = {
     "terminate": terminate,
     "reproduce": reproduce,
     "report": report,
+    "bench": bench,
     "cam": cam,
     "zoo": zoo,
 }

@@ -60,7 +60,7 @@ def export(net: TaperedNet, budget: Budget, path: str | Path, header: Mapping[st
     # Two images, since torch takes a batch of one for a size that never changes.
     example = torch.zeros(2, *net.input_shape, device=device)
     about = {"budget": budget, "input_shape": list(net.input_shape), "layers": str(small), **(header or {})}
-    with eval_mode(small), _quiet():
+    with eval_mode(small), quiet_exporters():
         WRITERS[path.suffix](small, example, path, about)
     return small
 
@@ -102,7 +102,7 @@ def _any_batch() -> tuple[dict[int, Any]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporters() -> Iterator[None]:
     """Without the exporters' remarks on torchvision and on names that torch itself has yet to change."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
