@@ -497,3 +497,12 @@ def test_without_checks_a_prefix_layer_is_as_before() -> None:
     layer, x = prefix_layer(Termination(), 50)
     expected = F.conv2d(x * layer.inputs.profile()[:, None, None], layer.weight[:2, :3], layer.bias[:2], padding=1)
     assert torch.allclose(layer(x), expected)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4), st.data())
+def test_the_first_taps_are_those_of_a_stable_sort(rows: list[list[int]], data: st.DataObject) -> None:
+    scores = torch.tensor(rows, dtype=torch.float32)  # few values, many ties
+    counts = torch.tensor(data.draw(st.lists(st.integers(1, 6), min_size=len(rows), max_size=len(rows))))
+    for row, count, found in zip(rows, counts.tolist(), terminating._highest(scores, counts), strict=True):
+        first = sorted(range(6), key=lambda i: (-row[i], i))[:count]
+        assert found.tolist() == [i in first for i in range(6)]
