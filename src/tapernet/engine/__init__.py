@@ -2,5 +2,6 @@
 
 from tapernet.engine.compile import compile
 from tapernet.engine.engine import Engine
+from tapernet.engine.operator import with_operators
 
-__all__ = ["Engine", "compile"]
+__all__ = ["Engine", "compile", "with_operators"]

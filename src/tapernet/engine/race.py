@@ -196,7 +196,8 @@ def _calls(
             calls[runtime]()
         except Exception as error:  # whatever a foreign runtime raises
             calls.pop(runtime, None)
-            missing[runtime] = next(iter(str(error).splitlines()), type(error).__name__)
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            missing[runtime] = lines[-1] if lines else type(error).__name__
     errors = {}
     for runtime, call in calls.items():
         found = torch.as_tensor(call())
