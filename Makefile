@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench docs clean
+.PHONY: demo test lint format bench docs sanitize clean
 
 demo: .venv/installed ## trains TESLA on scikit-learn's digits: table, plot and network in demo/
 	$(BIN)/tapernet train --data digits --output demo/digits.safetensors
@@ -20,9 +20,17 @@ format: .venv/installed
 
 bench: .venv/installed ## speed as ratios against a named peer; wants a quiet machine
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/extracted.py
+	$(BIN)/python benchmarks/memory.py
 
 docs: .venv/installed ## the public API as text, from its docstrings
 	$(BIN)/python -m pydoc tapernet
+
+sanitize: .venv/installed ## the engine's tests on kernels that check memory and undefined behaviour; needs gcc and g++
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize \
+	  -Ccmake.define.TAPERNET_SANITIZE=ON -Cbuild-dir=build/sanitize-objects .
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 $(BIN)/python tests/engine/sanitized.py build/sanitize
 
 clean:
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

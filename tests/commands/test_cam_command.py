@@ -43,7 +43,7 @@ def test_the_grid_is_written(resnet_file: Path, files: list[str], tmp_path: Path
 def test_files_and_test_images_are_prepared_as_the_network_wants_them(
     resnet_file: Path, files: list[str], drawn: dict[str, Any]
 ) -> None:
-    arguments = ["--labels", "['3','7']", "--test_images", "[3,17]", "--budgets", "[0.2,1.0]"]
+    arguments = ["--labels", "[3,'7']", "--test_images", "[3,17]", "--budgets", "[0.2,1.0]"]
     assert main(["cam", *files, "--net", str(resnet_file), *arguments]) == 0
     test = load_data("digits").test
     raw = torch.stack([torch.from_numpy(np.array(Image.open(f)))[None] for f in files])

@@ -21,7 +21,7 @@ def cam(
     net: str = "net.safetensors",
     images: list[str] | None = None,
     test_images: list[int] | None = None,
-    labels: list[str] | None = None,
+    labels: list[str | int] | None = None,
     data: str | None = None,
     budgets: list[float | str] | None = None,
     true_class: bool = False,
@@ -45,7 +45,8 @@ def cam(
     network, spec = open_net(net)
     if spec is None:
         raise ConfigError(f"{net} does not tell how its images were prepared, which new ones need")
-    parts = [_from_files(images or [], labels, network, spec)] if images or labels else []
+    names = None if labels is None else [str(label) for label in labels]  # digits are read as numbers
+    parts = [_from_files(images or [], names, network, spec)] if images or labels else []
     if test_images is not None:
         test = open_images(net, spec, data).test.take(test_images)
         parts.append(_Shown(test, list(test.labels.tolist())))
