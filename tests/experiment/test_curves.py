@@ -8,6 +8,7 @@ from tapernet.cli import main
 from tapernet.errors import ConfigError, FileError
 from tapernet.experiment import curves as module
 from tapernet.experiment import reproduce
+from tapernet.experiment.common import Job
 from tapernet.files import read_json
 from tapernet.measure.accuracy import accuracies
 from tapernet.report import read_figure
@@ -50,7 +51,7 @@ def yaml_of(folder: Path) -> Path:
 
 def run(folder: Path, **options: Any) -> dict[str, Any]:
     result = folder / "results" / "paper" / "small.json"
-    reproduce(yaml_of(folder), result, folder / "runs", say=lambda _: None, **options)
+    reproduce(yaml_of(folder), Job(result, folder / "runs", say=lambda _: None, **options))
     found: dict[str, Any] = read_json(result)
     return found
 
@@ -131,7 +132,7 @@ def test_a_mistake_in_the_file_is_named(old: str, new: str, message: str, folder
 
 def test_missing_files_and_curves_list_what_there_is(folder: Path) -> None:
     with pytest.raises(FileError, match="paper/figure, paper/small"):
-        reproduce(folder / "experiments" / "paper" / "none.yaml", folder / "none.json", folder / "runs")
+        reproduce(folder / "experiments" / "paper" / "none.yaml", Job(folder / "none.json", folder / "runs"))
     with pytest.raises(ConfigError, match="unknown curve 'sepa'"):
         run(folder, only=["sepa"])
     run(folder, only=["one network"])

@@ -10,6 +10,7 @@ from torch import nn
 from tapernet import Check, count_termination, load_data, zoo
 from tapernet.errors import ConfigError
 from tapernet.experiment import reproduce
+from tapernet.experiment.common import Job
 from tapernet.experiment.methods import METHODS
 from tapernet.files import read_json
 from tapernet.nn.terminating import terminating_layers
@@ -61,7 +62,7 @@ curves:
 
 def test_a_point_that_starts_from_the_same_network_is_not_trained_again(tmp_path: Path) -> None:
     (tmp_path / "figure.yaml").write_text(TEXT)
-    reproduce(tmp_path / "figure.yaml", tmp_path / "figure.json", tmp_path / "runs", say=lambda _: None)
+    reproduce(tmp_path / "figure.yaml", Job(tmp_path / "figure.json", tmp_path / "runs", say=lambda _: None))
     first, second = read_json(tmp_path / "figure.json")["curves"][0]["points"]
     assert first["saved"] > 0.1
     assert second == {**first, "point": 1.0}

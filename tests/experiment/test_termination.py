@@ -9,6 +9,7 @@ import torch
 from tapernet import load, load_data
 from tapernet.errors import ConfigError
 from tapernet.experiment import base, reproduce
+from tapernet.experiment.common import Job
 from tapernet.files import read_json
 from tapernet.measure.accuracy import accuracies
 
@@ -38,7 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, **options: Any) -> dict[str, Any]:
-    reproduce(folder / "figure.yaml", folder / "figure.json", folder / "runs", say=lambda _: None, **options)
+    job = Job(folder / "figure.json", folder / "runs", say=lambda _: None, **options)
+    reproduce(folder / "figure.yaml", job)
     found = read_json(folder / "figure.json")["curves"]
     return {curve["name"]: curve for curve in found}
 

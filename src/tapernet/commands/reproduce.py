@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tapernet.commands.console import show
 from tapernet.experiment import reproduce as run
+from tapernet.experiment.common import Job
 
 
 def reproduce(
@@ -25,4 +26,4 @@ def reproduce(
         runs: folder of checkpoints and trained networks.
     """
     path = Path(experiments) / f"{experiment}.yaml"
-    run(path, Path(results) / f"{experiment}.json", Path(runs) / experiment, data=data, only=only or (), say=show)
+    run(path, Job(Path(results) / f"{experiment}.json", Path(runs) / experiment, data, only or (), show))

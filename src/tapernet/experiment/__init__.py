@@ -5,14 +5,14 @@ measured. A run that is stopped at any moment goes on where it was. A kind of ex
 in `KINDS`; a YAML file names its kind in its first key, budgets if it does not.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tapernet.config import read_kind, read_yaml
 from tapernet.experiment import curves, termination
-from tapernet.experiment.common import check_names
+from tapernet.experiment.common import Job, check_names
 from tapernet.registry import Registry
 
 
@@ -22,11 +22,11 @@ class Kind:
 
     Args:
         config: the dataclass of its YAML file; it has `curves` with a `name` each.
-        run: trains and measures what a result file lacks, from the config, the result file and the folder of runs.
+        run: trains and measures what a result file lacks, from the config and the job.
     """
 
     config: type[Any]
-    run: Callable[..., None]
+    run: Callable[[Any, Job], None]
 
 
 KINDS: Registry[Kind] = Registry("kind of experiment")
@@ -34,31 +34,19 @@ KINDS.register("budgets")(Kind(curves.Experiment, curves.reproduce))
 KINDS.register("termination")(Kind(termination.Experiment, termination.reproduce))
 
 
-def reproduce(
-    path: Path,
-    result: Path,
-    runs: Path,
-    *,
-    data: str | None = None,
-    only: Collection[str] = (),
-    say: Callable[[str], None] = print,
-) -> None:
+def reproduce(path: Path, job: Job) -> None:
     """Trains and measures what the result file lacks, and writes it after each piece.
 
     Args:
         path: the experiment's YAML file.
-        result: the JSON file; what it holds is not run again.
-        runs: folder for checkpoints and trained networks.
-        data: data set to use in place of the experiment's.
-        only: names of the curves to train; all of them if empty.
-        say: told of each step.
+        job: where results go, and what of the experiment to run.
 
     Raises:
         FileError: the YAML file is missing.
-        ConfigError: an unknown key or a bad value in it; `only` names a curve that is not there; the result file holds
-            a curve made with other settings.
+        ConfigError: an unknown key or a bad value in it; `job.only` names a curve that is not there; the result file
+            holds a curve made with other settings.
     """
     kind = KINDS[read_kind(path, default="budgets")]
     experiment = read_yaml(kind.config, path)
     check_names(experiment.curves, path)
-    kind.run(experiment, result, runs, data=data, only=only, say=say)
+    kind.run(experiment, job)

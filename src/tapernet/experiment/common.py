@@ -4,7 +4,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -46,6 +46,25 @@ class ModelConfig:
     name: str = "mlp"
     arguments: dict[str, Any] = field(default_factory=dict)
     keep: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do about an experiment.
+
+    Args:
+        result: the JSON file; what it holds is not run again.
+        runs: folder for checkpoints and trained networks.
+        data: data set to use in place of the experiment's.
+        only: names of the curves to train; all of them if empty.
+        say: told of each step.
+    """
+
+    result: Path
+    runs: Path
+    data: str | None = None
+    only: Collection[str] = ()
+    say: Callable[[str], None] = print
 
 
 class Results:

@@ -1,8 +1,8 @@
 """Figures whose curves run over the budget: the TESLA paper's, its controls and peers."""
 
-from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from tapernet.convert.taper import taper
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
 from tapernet.experiment.base import NETWORK, Phase, Split, new_network, plain_phase, trained_base
-from tapernet.experiment.common import ModelConfig, Results, as_json, chosen, commit, input_spec, slug
+from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, input_spec, slug
 from tapernet.measure.curve import Curve, evaluate
 from tapernet.nn.net import TaperedNet
 from tapernet.saving import save
@@ -71,31 +71,11 @@ class Experiment:
     base: Phase | None = None
 
 
-def reproduce(
-    experiment: Experiment,
-    result: Path,
-    runs: Path,
-    *,
-    data: str | None = None,
-    only: Collection[str] = (),
-    say: Callable[[str], None] = print,
-) -> None:
-    """Trains and measures what the result file lacks, and writes it after each training.
-
-    Args:
-        experiment: what to do.
-        result: the JSON file; curves and seeds that it holds are not run again.
-        runs: folder for checkpoints and trained networks.
-        data: data set to use in place of the experiment's.
-        only: names of the curves to train; all of them if empty.
-        say: told of each step.
-
-    Raises:
-        ConfigError: `only` names a curve that is not there; the result file holds a curve made with other settings.
-    """
-    configs = chosen(experiment.curves, only)
-    splits = load_data(data or experiment.data)
-    results = Results(result, experiment.title, [c.name for c in experiment.curves])
+def reproduce(experiment: Experiment, job: Job) -> None:
+    """See `tapernet.experiment.reproduce`; a piece is one curve for one seed."""
+    configs = chosen(experiment.curves, job.only)
+    splits = load_data(job.data or experiment.data)
+    results = Results(job.result, experiment.title, [c.name for c in experiment.curves])
     for config in configs:
         curve = results.curves.setdefault(config.name, _empty(experiment, config))
         if not _same(curve["config"], config, _plain(experiment, config)):
@@ -103,11 +83,11 @@ def reproduce(
         for seed in experiment.seeds:
             if seed in curve["seeds"]:
                 continue
-            say(f"{config.name}, seed {seed}")
-            measured = _Measured.of(_Run(experiment, config, splits, seed, runs))
+            job.say(f"{config.name}, seed {seed}")
+            measured = _Measured.of(_Run(experiment, config, splits, seed, job.runs))
             measured.append_to(curve, seed)
             results.write()
-            say(f"  mean accuracy {sum(measured.accuracy) / len(measured.accuracy):.4f}, {measured.minutes:.1f} min")
+            job.say(f"  mean accuracy {fmean(measured.accuracy):.4f}, {measured.minutes:.1f} min")
 
 
 class _Run:

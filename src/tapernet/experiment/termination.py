@@ -3,7 +3,7 @@
 One network is trained for each seed, and every curve starts from it.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
 from tapernet.experiment.base import Phase, Split, plain_phase, train_phase, trained_base
-from tapernet.experiment.common import ModelConfig, Results, as_json, chosen, commit, input_spec, slug
+from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, input_spec, slug
 from tapernet.experiment.methods import METHODS
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.macs import total_macs
@@ -74,36 +74,28 @@ class Experiment:
     seeds: list[int] = field(default_factory=lambda: [0])
 
 
-def reproduce(
-    experiment: Experiment,
-    result: Path,
-    runs: Path,
-    *,
-    data: str | None = None,
-    only: Collection[str] = (),
-    say: Callable[[str], None] = print,
-) -> None:
+def reproduce(experiment: Experiment, job: Job) -> None:
     """See `tapernet.experiment.reproduce`; a piece is one point of one curve for one seed."""
-    configs = chosen(experiment.curves, only)
+    configs = chosen(experiment.curves, job.only)
     for config in configs:
         METHODS[config.method]  # an unknown name is told before hours of training
-    splits = load_data(data or experiment.data)
-    results = Results(result, experiment.title, [c.name for c in experiment.curves])
+    splits = load_data(job.data or experiment.data)
+    results = Results(job.result, experiment.title, [c.name for c in experiment.curves])
     for config in configs:
         curve = results.curves.setdefault(config.name, _empty(experiment, config))
         if curve["config"] != _plain(experiment, config):
             raise results.refuse(config.name)
     for seed in experiment.seeds:
-        start = _Start(experiment, splits, seed, runs)
+        start = _Start(experiment, splits, seed, job.runs)
         for config in configs:
             points = results.curves[config.name]["points"]
             for point in config.points:
                 if any((p["seed"], p["point"]) == (seed, point) for p in points):
                     continue
-                say(f"{config.name}, {point:g}, seed {seed}")
+                job.say(f"{config.name}, {point:g}, seed {seed}")
                 points.append(start.measured(config, point, points))
                 results.write()
-                say(f"  accuracy {points[-1]['accuracy']:.4f} at {points[-1]['macs']:,.0f} MACs")
+                job.say(f"  accuracy {points[-1]['accuracy']:.4f} at {points[-1]['macs']:,.0f} MACs")
 
 
 class _Start:
