@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--batch-norm", action="store_true", help="the network was trained with batch-norm")
     parser.add_argument("--images", type=int, help="training images to use; all if left out")
     parser.add_argument("--tolerance", type=float, default=0.05)
-    parser.add_argument("--sample", type=int, default=2500, help="images that outcomes are guessed from")
+    parser.add_argument("--sample", type=int, help="images that outcomes are guessed from; a tenth if left out")
     parser.add_argument("--bias-first", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

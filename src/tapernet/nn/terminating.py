@@ -73,6 +73,8 @@ class TerminatingConv2d(nn.Conv2d):
         input_mean: E|x| of each input channel, shape (in_channels,), for the order "expected"; NaN until measured.
         observer: called with the `Outcome` of every call, if set.
         temperature: if set, a call in training leaves a differentiable estimate of its MACs for `mac_penalty`.
+        memo: if set, a list that the full sums of a call go to. Whoever runs the layer on the same input again, with
+            other checks, hands the list back, and they are not computed anew.
 
     Shapes: (batch, in_channels, H, W) to (batch, out_channels, H', W').
 
@@ -108,6 +110,7 @@ class TerminatingConv2d(nn.Conv2d):
         self._checks: tuple[Check, ...] = ()
         self.observer: Callable[[Outcome], None] | None = None
         self.temperature: float | None = None
+        self.memo: list[Tensor] | None = None
         self._estimate: tuple[int, Tensor] | None = None
         self.input_mean: Tensor
         self.register_buffer("input_mean", self.weight.new_full((self.in_channels,), torch.nan))
@@ -142,7 +145,7 @@ class TerminatingConv2d(nn.Conv2d):
         self._checks = tuple(checks)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        full: Tensor = super()._conv_forward(input, weight, bias)
+        full = self._full_sums(input, weight, bias)
         if self.options.order == EXACT:
             return self._stop_exactly(input, weight, bias, full)
         estimate = self.training and torch.is_grad_enabled() and self.temperature is not None
@@ -166,6 +169,14 @@ class TerminatingConv2d(nn.Conv2d):
         if self.options.gradient == "straight-through":
             return _straight_through(F.relu(emitted), F.relu(full))
         return emitted
+
+    def _full_sums(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.memo:
+            return self.memo[0].clone()  # the next layer may work in place
+        full: Tensor = super()._conv_forward(input, weight, bias)
+        if self.memo is not None:
+            self.memo.append(full.clone())
+        return full
 
     def _stages(self, weight: Tensor, bias: Tensor | None) -> list[_Stage]:
         """The checks for the weights of the moment, which a budget may have cut."""
@@ -261,7 +272,7 @@ class TerminatingConv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to a measurement under way: a copy of the layer is not observed."""
-        return {**self.__dict__, "observer": None, "_estimate": None}
+        return {**self.__dict__, "observer": None, "_estimate": None, "memo": None}
 
     def extra_repr(self) -> str:
         """The convolution, the order and the checks."""

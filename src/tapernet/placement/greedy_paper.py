@@ -23,7 +23,7 @@ def greedy_paper(
     threshold: float = 0.0,
     batch_size: int = 100,
     memory: int = 4 * GIGABYTE,
-    sample: int = 2500,
+    sample: int | None = None,
     plain: bool = False,
 ) -> Placement:
     """Layers from the centre outward, the one nearer the input first; for each the first share that is tolerated.
@@ -31,8 +31,8 @@ def greedy_paper(
     Which trials the algorithm makes depends on their outcomes, one after another. Here they are guessed from a sample.
     Then one pass over the images makes all the guessed trials for each batch, so that a trial starts from what the one
     before it left, and nothing needs to be kept from batch to batch. The images that the network without checks is
-    least sure of come first, and a trial with more wrong answers than are tolerated is over. A guess that turns out
-    wrong is put right, and what follows from it is done again.
+    least sure of come first, and a trial is over as soon as it has more wrong answers than are tolerated, or enough
+    right ones. A guess that turns out wrong is put right, and what follows from it is done again.
 
     Args:
         net: with no checks set.
@@ -43,13 +43,15 @@ def greedy_paper(
         threshold: of every check.
         batch_size: images run at once.
         memory: bytes of activations that may be kept.
-        sample: images from which outcomes are guessed.
+        sample: images from which outcomes are guessed; by default a tenth of them, at most 2500.
         plain: make each trial on all images from the first layer on: slow, and the same answer.
     """
     candidates = [Check(share=share, threshold=threshold) for share in shares]
     if plain:
         return _plainly(Rerun(net, images, labels, batch_size=batch_size, memory=0), candidates, tolerance)
     rerun = Rerun(net, images, labels, batch_size=batch_size, memory=memory // 2)
+    if sample is None:
+        sample = max(1, min(len(images) // 10, 2500))
     guide = Rerun(net, *spread_sample(images, labels, sample), batch_size=batch_size, memory=memory // 2)
     return _Search(rerun, guide, candidates, tolerance).place()
 
@@ -141,12 +143,25 @@ class _Search:
         while len(facts) < len(trials):
             facts += self._make(trials[len(facts) :])
             trials = self._guess(facts)
-        last = next((trial.right for trial in reversed(facts) if trial.kept), before)
-        return Placement(self.rerun.checks, before / self.count, last / self.count, len(facts))
+        last = next((trial for trial in reversed(facts) if trial.kept), None)
+        right = before if last is None else self._all_right(last)
+        return Placement(self.rerun.checks, before / self.count, right / self.count, len(facts))
+
+    def _all_right(self, trial: _Trial) -> int:
+        """Right answers of the trial whose checks are set, on the images that did not need to be run as well."""
+        seen = trial.right + trial.wrong
+        for batch, index in enumerate(self.rerun.index):
+            if seen <= 0:
+                trial.right += self.rerun.run(batch).right
+                self.rerun.forget(batch)
+            seen -= len(index)
+        return trial.right
 
     def _run_untouched(self) -> int:
         """Right answers without checks; afterwards the least sure images come first."""
         right, margins = 0, []
+        # Nothing of this pass is of use later, as the images change places.
+        memory, self.rerun.memory = self.rerun.memory, 0
         for batch, index in enumerate(self.rerun.index):
             result = self.rerun.run(batch)
             right += result.right
@@ -154,7 +169,7 @@ class _Search:
             # The class itself is left out of the best of the others.
             others = result.scores.scatter(1, self.rerun.labels[index, None].to(own.device), -torch.inf).amax(1)
             margins.append(own[:, 0] - others)
-            self.rerun.forget(batch)
+        self.rerun.memory = memory
         self.rerun.reorder(torch.cat([m.cpu() for m in margins]).argsort())
         return right
 
@@ -181,26 +196,30 @@ class _Search:
         """Makes the trials on all images; returns them as facts, up to the first that was guessed wrong."""
         for batch, index in enumerate(self.rerun.index):
             for number, trial in enumerate(trials):
-                lost = trial.wrong > self.count - self.least
-                if not lost:
+                if not (self._lost(trial) or self._won(trial)):
                     self.rerun.checks = trial.checks
                     right = self.rerun.run(batch).right
                     trial.right += right
                     trial.wrong += len(index) - right
-                    lost = trial.wrong > self.count - self.least
                 self.rerun.checks = trial.after
                 self.rerun.settle(batch)
-                if lost if trial.kept else trial.right >= self.least:
+                if self._lost(trial) if trial.kept else self._won(trial):
                     # Guessed wrong for certain: the trials after it will not be made.
                     del trials[number + 1 :]
                     break
             self.rerun.forget(batch)
         return self._facts(trials)
 
+    def _lost(self, trial: _Trial) -> bool:
+        return trial.wrong > self.count - self.least
+
+    def _won(self, trial: _Trial) -> bool:
+        return trial.right >= self.least
+
     def _facts(self, trials: Sequence[_Trial]) -> list[_Trial]:
         facts: list[_Trial] = []
         for trial in trials:
-            guess, trial.kept = trial.kept, trial.right >= self.least
+            guess, trial.kept = trial.kept, self._won(trial)
             facts.append(trial)
             if trial.kept != guess:
                 break

@@ -1,7 +1,7 @@
 """Running a network again and again on the same images while its checks change, from the first changed layer on."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,20 +36,22 @@ class BatchResult:
     done: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Saved:
-    """The state of a run just before a layer: the values still needed, and MACs so far."""
+    """The state of a run just before a layer: the values still needed, MACs so far, and the layer's full sums."""
 
     values: dict[fx.Node, Any]
     done: int
     bytes: int
+    full: list[Tensor] = field(default_factory=list)
 
 
 class Rerun:
     """Runs batches of images under changing checks, and computes again only what a change can reach.
 
-    A run remembers what goes into each terminating layer, as long as there is room. The next run of the batch starts at
-    the last layer before which all checks are as they were. Weights and budget must not change meanwhile.
+    A run remembers what goes into each terminating layer and its full sums, as long as there is room. The next run of
+    the batch starts at the last layer before which all checks are as they were, and computes only that layer's partial
+    sums. Weights and budget must not change meanwhile.
 
     Args:
         net: a network from `tapernet.terminate`, run in eval mode.
@@ -149,12 +151,24 @@ class Rerun:
         """Forgets all that was remembered of a batch."""
         self.used -= sum(state.bytes for state in self._saved.pop(batch, {}).values())
 
-    def remember(self, batch: int, path: str, signature: _Signature, values: dict[fx.Node, Any], done: int) -> None:
-        """Keeps a state if there is room and it is not kept yet."""
+    def remember(
+        self, batch: int, path: str, signature: _Signature, values: dict[fx.Node, Any], done: int
+    ) -> _Saved | None:
+        """The state as it is kept; None if there is no room."""
         saved = self._saved[batch]
         size = sum(_bytes(value) for value in values.values())
         if (path, signature) not in saved and self.used + size <= self.memory:
             saved[path, signature] = _Saved({node: _copied(v) for node, v in values.items()}, done, size)
+            self.used += size
+        return saved.get((path, signature))
+
+    def remember_sums(self, state: _Saved) -> None:
+        """Takes account of full sums that a layer has left in a state; drops them if there is no room."""
+        size = _bytes(state.full[0])
+        if self.used + size > self.memory:
+            state.full.clear()
+        else:
+            state.bytes += size
             self.used += size
 
     def _find_layers(self, inner: nn.Module) -> dict[str, int]:
@@ -198,13 +212,18 @@ class _Runner(fx.Interpreter):
             return super().run_node(n)
         # The interpreter has dropped the values that nothing needs any more.
         needed = {node: value for node, value in self.env.items() if value is not None}
-        self.rerun.remember(self.batch, path, self.signatures[path], needed, self.done)
+        state = self.rerun.remember(self.batch, path, self.signatures[path], needed, self.done)
         self.rerun.executions[path] += 1
         before, layer.observer = layer.observer, self._count if self.rerun.counting else layer.observer
+        known = state is None or state.full
+        layer.memo = None if state is None else state.full
         try:
-            return super().run_node(n)
+            result = super().run_node(n)
         finally:
-            layer.observer = before
+            layer.observer, layer.memo = before, None
+        if state is not None and not known:
+            self.rerun.remember_sums(state)
+        return result
 
     def _count(self, outcome: Outcome) -> None:
         self.done += int(outcome.done.sum())
