@@ -85,12 +85,17 @@ void partial_sums(const tapernet::PartialCall& c) {
 
 constexpr int kDots = 8;  // survivors whose dot products share the loads of the weights
 
+inline Vec total(const Vec (&chains)[1]) { return chains[0]; }
+inline Vec total(const Vec (&chains)[2]) { return chains[0] + chains[1]; }
+
 // N dot products with the weights of one filter over the segments of a chunk, in result[0..N).
 template <int N>
 inline void dots(const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels, int chunk,
                  float* result) {
+  // A sum waits for the product before it: few sums need a second one each to keep the processor busy.
+  constexpr int kChains = 2 * N + 3 <= kRegisters && kWidth < tapernet::kLanes ? 2 : 1;
   const float* in[N];
-  Vec sum[kDots] = {};
+  Vec sum[kDots][kChains] = {};
 #pragma GCC unroll 8
   for (int i = 0; i < N; ++i) in[i] = pixels[i];
   const tapernet::Segment* const end = c.segments + c.chunks[chunk + 1];
@@ -102,13 +107,14 @@ inline void dots(const tapernet::SurvivorCall& c, const float* weights, const fl
       for (int v = 0; v < tapernet::kLanes; v += kWidth) {
         const Vec weight = Wide::load(w + k + v);
 #pragma GCC unroll 8
-        for (int i = 0; i < N; ++i) sum[i] += weight * Wide::load(in[i] + from + k + v);
+        for (int i = 0; i < N; ++i) sum[i][v / kWidth % kChains] += weight * Wide::load(in[i] + from + k + v);
       }
     }
   }
 #pragma GCC unroll 2
   for (int i = 0; i < N; i += 4) {
-    Four::Vec a = fold(sum[i]), b = fold(sum[i + 1]), d = fold(sum[i + 2]), e = fold(sum[i + 3]);
+    Four::Vec a = fold(total(sum[i])), b = fold(total(sum[i + 1]));
+    Four::Vec d = fold(total(sum[i + 2])), e = fold(total(sum[i + 3]));
     transpose(a, b, d, e);
     Four::store(result + i, (a + b) + (d + e));
   }

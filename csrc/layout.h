@@ -25,6 +25,12 @@ struct Kept {
   int blocks() const { return divide_up(channels, kLanes); }
 };
 
+inline int channels(const std::vector<Kept>& runs) {
+  int sum = 0;
+  for (const Kept& run : runs) sum += run.channels;
+  return sum;
+}
+
 // A value of the network, whatever its height and width: its channels, and what its readers need around it.
 struct Value {
   std::vector<Run> runs;  // several after a concatenation; each starts in a block of its own

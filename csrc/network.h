@@ -17,12 +17,7 @@
 namespace tapernet {
 
 // A batch of images in PyTorch's order, [image][channel][row][column], read or written by a call.
-struct Images {
-  float* data;
-  int count, channels, height, width;
-};
-
-class Plan;
+using Images = float*;
 
 class Network {
  public:
@@ -76,9 +71,8 @@ class Plan {
   }
 
   // Runs all images of the inputs; `seconds`, if given, gets the time of each operation added.
-  void run(const std::vector<Images>& inputs, const std::vector<Images>& outputs, int threads,
+  void run(const std::vector<Images>& inputs, const std::vector<Images>& outputs, int images, int threads,
            std::vector<double>* seconds = nullptr) {
-    const int images = inputs.at(0).count;
     const int share = divide_up(images, std::max(1, threads));
     const int at_once = std::min(share, images_at_once_);
     const int tasks = divide_up(images, at_once);
@@ -88,16 +82,8 @@ class Plan {
     });
   }
 
-  Size output_size(int i) const {
-    const Layout& layout = views_[network_->outputs.at(i)].layout;
-    return {layout.height, layout.width};
-  }
-  int output_channels(int i) const { return channels(views_[network_->outputs.at(i)]); }
-  int input_channels(int i) const { return channels(views_[network_->inputs.at(i)]); }
-  Size input_size(int i) const {
-    const Layout& layout = views_[network_->inputs.at(i)].layout;
-    return {layout.height, layout.width};
-  }
+  const Network& network() const { return *network_; }
+  const View& view(int value) const { return views_[value]; }
   size_t bytes() const {
     size_t sum = 0;
     for (const auto& step : steps_) sum += step->bytes();
@@ -112,12 +98,6 @@ class Plan {
   void see(int id, Size size, const Setting& setting) {
     const Value& value = network_->values[id];
     views_[id] = {id, Layout(value, size), value.kept(setting.kept)};
-  }
-
-  static int channels(const View& view) {
-    int sum = 0;
-    for (const Kept& run : view.kept) sum += run.channels;
-    return sum;
   }
 
   // Gives every value a place in the workspace that is free from its first use to its last.
@@ -222,41 +202,41 @@ class Plan {
     }
   }
 
-  void read(const Images& from, int id, int first, int images, const Workspace& w) const {
+  void read(Images from, int id, int first, int images, const Workspace& w) const {
     clear_border(id, images, w);
-    const View& view = views_[id];
-    const Layout& l = view.layout;
-    const ptrdiff_t plane = static_cast<ptrdiff_t>(from.height) * from.width;
-    for (int image = 0; image < images; ++image) {
-      int channel = 0;
-      for (const Kept& run : view.kept) {
-        for (int done = 0; done < run.channels; done += l.lanes) {
-          const int count = std::min(l.lanes, run.channels - done);
-          const float* in = from.data + (static_cast<ptrdiff_t>(first + image) * from.channels + channel + done) * plane;
-          float* out = view.image(w, image) + (run.first_block + done / l.lanes) * l.block() + l.origin();
-          for (int y = 0; y < l.height; ++y) {
-            network_->kernels.interleave(in + y * from.width, plane, count, l.width, out + y * l.row(), l.lanes);
-          }
-        }
-        channel += run.channels;
+    const Layout& l = views_[id].layout;
+    const ptrdiff_t plane = static_cast<ptrdiff_t>(l.height) * l.width;
+    each_stretch(id, first, images, w, [&](ptrdiff_t channel, int count, float* block) {
+      for (int y = 0; y < l.height; ++y) {
+        network_->kernels.interleave(from + channel * plane + y * l.width, plane, count, l.width, block + y * l.row(),
+                                     l.lanes);
       }
-    }
+    });
   }
 
-  void write(const Images& to, int id, int first, int images, const Workspace& w) const {
+  void write(Images to, int id, int first, int images, const Workspace& w) const {
+    const Layout& l = views_[id].layout;
+    const ptrdiff_t plane = static_cast<ptrdiff_t>(l.height) * l.width;
+    each_stretch(id, first, images, w, [&](ptrdiff_t channel, int count, const float* block) {
+      for (int y = 0; y < l.height; ++y) {
+        network_->kernels.deinterleave(block + y * l.row(), count, l.width, to + channel * plane + y * l.width, plane);
+      }
+    });
+  }
+
+  // Calls f(channel, count, block) for every block of the workspace's images: the first channel that it holds, counted
+  // over all images of the batch, how many it holds, and its first pixel.
+  template <class F>
+  void each_stretch(int id, int first, int images, const Workspace& w, F f) const {
     const View& view = views_[id];
-    const Layout& l = view.layout;
-    const ptrdiff_t plane = static_cast<ptrdiff_t>(to.height) * to.width;
+    const ptrdiff_t of_image = channels(view.kept);
     for (int image = 0; image < images; ++image) {
-      int channel = 0;
+      ptrdiff_t channel = (first + image) * of_image;
       for (const Kept& run : view.kept) {
-        for (int done = 0; done < run.channels; done += kLanes) {
-          const int count = std::min(kLanes, run.channels - done);
-          const float* in = view.image(w, image) + (run.first_block + done / kLanes) * l.block() + l.origin();
-          float* out = to.data + (static_cast<ptrdiff_t>(first + image) * to.channels + channel + done) * plane;
-          for (int y = 0; y < l.height; ++y) {
-            network_->kernels.deinterleave(in + y * l.row(), count, l.width, out + y * to.width, plane);
-          }
+        for (int done = 0; done < run.channels; done += view.layout.lanes) {
+          const int block = run.first_block + done / view.layout.lanes;
+          f(channel + done, std::min(view.layout.lanes, run.channels - done),
+            view.image(w, image) + block * view.layout.block() + view.layout.origin());
         }
         channel += run.channels;
       }

@@ -11,9 +11,9 @@ from tapernet.nn.net import Budget, TaperedNet
 from tapernet.nn.norm import PrefixBatchNorm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
-    """What the kernels need to know of a budget.
+    """What the kernels need to know of a budget. An engine has one object for each, so that it is found by identity.
 
     Args:
         kept: channels of each group.

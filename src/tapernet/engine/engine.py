@@ -48,6 +48,7 @@ class Engine:
         self.threads = threads
         self._program, self._dial, self._input_shape = program, dial, input_shape
         self._settings: dict[Any, Setting] = {}
+        self._settings_by_content: dict[Any, Setting] = {}
         self._lock = threading.Lock()
         self._budget: Budget = 1.0
         self._setting: Setting | None = None
@@ -100,12 +101,11 @@ class Engine:
             budget_now = self._budget
             setting = self._setting or self._setting_of(budget_now)
         self._check(x)
-        with torch.inference_mode():
-            if not self._program.turns_layers:
-                return self._program.run(setting, x.detach(), self._threads)
-            with self._lock:  # the layers that torch runs have one budget at a time
-                self._dial.turn(budget_now)
-                return self._program.run(setting, x.detach(), self._threads)
+        if not self._program.turns_layers:
+            return self._program.run(setting, x, self._threads)
+        with self._lock, torch.inference_mode():  # the layers that torch runs have one budget at a time
+            self._dial.turn(budget_now)
+            return self._program.run(setting, x.detach(), self._threads)
 
     def prepare(self, budget: Budget, size: tuple[int, int] | None = None) -> None:
         """Makes the plan of a budget now instead of at its first call.
@@ -155,7 +155,9 @@ class Engine:
         if known and (setting := self._settings.get(budget)) is not None:
             return setting
         with self._lock:
-            setting = self._dial.turn(budget)
+            turned = self._dial.turn(budget)
+            content = turned.kept, turned.range, turned.key
+            setting = self._settings_by_content.setdefault(content, turned)
         if known:
             self._settings[budget] = setting
         return setting

@@ -1,5 +1,6 @@
 """A network's steps, run one after the other on a batch."""
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -15,21 +16,65 @@ from tapernet.errors import ConfigError
 Size = tuple[int, int]
 
 
+class Plan:
+    """A native run at one setting, for images of one size.
+
+    Args:
+        native: the extension's plan.
+        inputs: how many arrays it reads.
+        flat: of each output, whether it is wanted as features.
+    """
+
+    def __init__(self, native: Any, inputs: int, flat: Sequence[bool]) -> None:
+        self.native = native
+        self.inputs = [native.input_shape(i) for i in range(inputs)]
+        shapes = [native.output_shape(i) for i in range(len(flat))]
+        self.outputs = [(math.prod(s),) if f else s for s, f in zip(shapes, flat, strict=True)]
+
+    def run(self, arrays: Sequence[Tensor], threads: int, timed: bool = False) -> tuple[list[Tensor], list[float]]:
+        """The outputs, shape (n, channels, height, width) or (n, features); with `timed`, each operation's seconds, too.
+
+        The kernels trust the addresses that they get, so that the shapes are compared here.
+        """
+        count = arrays[0].shape[0]
+        for x, shape in zip(arrays, self.inputs, strict=True):
+            if x.shape != (count, *shape) or not x.is_contiguous() or x.dtype != torch.float32:
+                raise ConfigError(f"an operation left to torch gives {x.dtype} of shape {tuple(x.shape)}, "
+                                  f"not torch.float32 of shape {(count, *shape)}")  # fmt: skip
+        outputs = [torch.empty(count, *shape) for shape in self.outputs]
+        seconds = self.native.run(
+            [x.data_ptr() for x in arrays], [x.data_ptr() for x in outputs], count, threads, timed
+        )
+        return outputs, seconds
+
+
 class NativeStep:
     """A native run with its plans: one for each setting and image size that it has met."""
 
     def __init__(self, native: Native, keys: Sequence[str]) -> None:
         self.network, self.stops, self.keys = native.network, native.stops, list(keys)
         self.inputs, self.outputs = native.inputs, native.outputs
-        self._plans: dict[tuple[Setting, tuple[Size, ...]], Any] = {}
+        self._plans: dict[tuple[Setting, tuple[Size, ...]], Plan] = {}
         self._lock = threading.Lock()
 
-    def plan(self, setting: Setting, sizes: tuple[Size, ...]) -> Any:
-        """The plan of a setting and the heights and widths of the inputs.
+    def run(self, setting: Setting, inputs: Sequence[Tensor], threads: int) -> list[Tensor]:
+        """The outputs, features as (n, features)."""
+        arrays = [_as_images(x) for x in inputs]
+        return self._plan(setting, arrays).run(arrays, threads)[0]
+
+    def times(self, setting: Setting, inputs: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, float]]:
+        """The outputs, and the seconds of each operation on one thread."""
+        arrays = [_as_images(x) for x in inputs]
+        outputs, seconds = self._plan(setting, arrays).run(arrays, 1, timed=True)
+        return outputs, dict(zip(self.network.op_names, seconds, strict=True))
+
+    def _plan(self, setting: Setting, arrays: Sequence[Tensor]) -> Plan:
+        """The plan of a setting and the arrays' heights and widths.
 
         Raises:
             ConfigError: the images are too small, or of another size than a linear layer has weights for.
         """
+        sizes = tuple([(x.shape[2], x.shape[3]) for x in arrays])
         found = self._plans.get((setting, sizes))
         if found is None:
             with self._lock:
@@ -37,34 +82,18 @@ class NativeStep:
                 self._plans[setting, sizes] = found
         return found
 
-    def _make(self, setting: Setting, sizes: tuple[Size, ...]) -> Any:
+    def _make(self, setting: Setting, sizes: tuple[Size, ...]) -> Plan:
         positions = [stops.positions(setting.kept) for stops in self.stops]
         norm = self.keys.index(setting.key) if setting.key in self.keys else 0
         try:
-            return extension().Plan(self.network, setting.kept, setting.range, norm, positions, sizes)
+            native = extension().Plan(self.network, setting.kept, setting.range, norm, positions, sizes)
         except ValueError as error:
             raise ConfigError(f"images of {' and '.join(f'{h} x {w}' for h, w in sizes)} pixels: {error}") from error
-
-    def run(self, setting: Setting, inputs: Sequence[Tensor], threads: int) -> list[Tensor]:
-        """The outputs, features as (n, features)."""
-        arrays = [_as_images(x) for x in inputs]
-        plan = self.plan(setting, tuple([(x.shape[2], x.shape[3]) for x in arrays]))
-        count = len(arrays[0])
-        outputs = [torch.empty(count, *plan.output_shape(i)) for i in range(len(self.outputs))]
-        if count:
-            plan.run(arrays, outputs, threads)
-        return [out.flatten(1) if flat else out for out, (_, flat) in zip(outputs, self.outputs, strict=True)]
-
-    def times(self, setting: Setting, inputs: Sequence[Tensor]) -> dict[str, float]:
-        """Seconds of each operation of a run on one thread."""
-        arrays = [_as_images(x) for x in inputs]
-        plan = self.plan(setting, tuple([(x.shape[2], x.shape[3]) for x in arrays]))
-        outputs = [torch.empty(len(arrays[0]), *plan.output_shape(i)) for i in range(len(self.outputs))]
-        return dict(zip(self.network.op_names, plan.run(arrays, outputs, 1, True), strict=True))
+        return Plan(native, len(self.inputs), [flat for _, flat in self.outputs])
 
     def plan_bytes(self) -> int:
         """Bytes that the plans add to the weights."""
-        return sum(plan.bytes() for plan in self._plans.values())
+        return sum(plan.native.bytes() for plan in self._plans.values())
 
 
 class Program:
@@ -81,6 +110,8 @@ class Program:
         self._inputs, self._result = lowered.inputs, lowered.result
         self.steps = [NativeStep(s, lowered.keys) if isinstance(s, Native) else s for s in lowered.steps]
         self._all_native = not any(isinstance(s, ByTorch) for s in self.steps)
+        # Nearly always, and small networks feel the difference.
+        self._only = self.native[0] if len(self.steps) == 1 and self._all_native else None
 
     @property
     def native(self) -> list[NativeStep]:
@@ -94,6 +125,8 @@ class Program:
 
     def run(self, setting: Setting, x: Tensor, threads: int) -> Tensor:
         """The network's output."""
+        if self._only is not None:
+            return self._only.run(setting, [x], threads)[0]
         env: dict[fx.Node, Any] = {self._inputs[0]: x}
         for step in self.steps:
             if isinstance(step, NativeStep):
@@ -111,9 +144,9 @@ class Program:
         found: dict[str, float] = {}
         for step in self.steps:
             if isinstance(step, NativeStep):
-                inputs = [env[node] for node in step.inputs]
-                found |= step.times(setting, inputs)
-                for (node, _), result in zip(step.outputs, step.run(setting, inputs, 1), strict=True):
+                results, seconds = step.times(setting, [env[node] for node in step.inputs])
+                found |= seconds
+                for (node, _), result in zip(step.outputs, results, strict=True):
                     env[node] = result
             else:
                 env[step.node] = self._by_torch(step.node, env)
@@ -132,4 +165,8 @@ class Program:
 
 
 def _as_images(x: Tensor) -> Tensor:
-    return (x if x.dim() == 4 else x.view(*x.shape, 1, 1)).contiguous()
+    """The same numbers as an ordinary array (n, channels, height, width), which the kernels can read."""
+    if x.is_neg():
+        x = x.resolve_neg()
+    x = x if x.dim() == 4 else x[:, :, None, None]
+    return x if x.is_contiguous() else x.contiguous()
