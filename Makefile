@@ -5,8 +5,10 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint format bench docs sanitize clean
 
-demo: .venv/installed ## trains TESLA on scikit-learn's digits: table, plot and network in demo/
+demo: .venv/installed ## on scikit-learn's digits: TESLA, then a small CNN that stops early; tables, plot, networks in demo/
 	$(BIN)/tapernet train --data digits --output demo/digits.safetensors
+	$(BIN)/tapernet terminate --net c10net-digits --bias_first true --tolerance 0.02 --epochs 3 \
+	  --output demo/terminated.safetensors
 
 test: .venv/installed
 	$(BIN)/pytest -n 2
