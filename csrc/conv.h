@@ -112,27 +112,28 @@ class ConvStep : public Step {
       part.chunks = chunk_bounds(part.segments, kChunkProducts);
       parts_.push_back(std::move(part));
     });
+    for (const Part& part : parts_) {
+      for (const Segment& s : part.segments) products_ += static_cast<double>(s.length) * kLanes * (part.end - part.begin);
+    }
     pixels_ = filters.bytes() > kLargeWeights ? PixelPointers::kMost : kPixels;
   }
 
   void run(Workspace& w, int images) const override {
-    const int total = images * out_.layout.height * out_.layout.width;
-    PixelPointers pixels;
-    for (int first = 0; first < total; first += pixels_) {
-      const int count = std::min(pixels_, total - first);
-      pixels.fill(w, in_, out_, window_, first, count);
-      for (const Part& part : parts_) {
-        dense_({pixels.inputs, pixels.outputs, count, part.segments.data(), part.chunks.data(),
-                static_cast<int>(part.chunks.size()) - 1, filters_.data(), filters_.stride(), part.begin, part.end,
-                out_.layout.block(), finish_.scale.data(), finish_.shift.data(), finish_.low, finish_.high});
-      }
+    const int total = images * out_.layout.height * out_.layout.width, stretches = divide_up(total, pixels_);
+    const bool worth_dividing = static_cast<double>(total) * products_ > kWorthDividing;
+    if (w.helpers == 0 || !worth_dividing) {
+      for (int i = 0; i < stretches; ++i) compute(w, total, i, 0, 1);
+      return;
     }
+    const int shares = divide_up(w.helpers + 1, stretches);  // of the filters, where there are few pixels
+    w.divide(stretches * shares, [&](int i) { compute(w, total, i / shares, i % shares, shares); });
   }
   size_t bytes() const override { return finish_.bytes(); }
 
  private:
   static constexpr int kChunkProducts = 320;          // 16 filters of them are 20 KB
   static constexpr int kPixels = 96;
+  static constexpr double kWorthDividing = 1e6;       // products; waking a thread takes some ten microseconds
   static constexpr size_t kLargeWeights = 1 << 20;    // more than the second cache likes to hold
 
   // Blocks of filters that read the same inputs.
@@ -142,6 +143,20 @@ class ConvStep : public Step {
     std::vector<int> chunks;
   };
 
+  // One stretch of pixels for one share of the filters.
+  void compute(const Workspace& w, int total, int stretch, int share, int shares) const {
+    const int first = stretch * pixels_, count = std::min(pixels_, total - first);
+    PixelPointers pixels;
+    pixels.fill(w, in_, out_, window_, first, count);
+    for (const Part& part : parts_) {
+      const int blocks = part.end - part.begin;
+      const int begin = part.begin + blocks * share / shares, end = part.begin + blocks * (share + 1) / shares;
+      dense_({pixels.inputs, pixels.outputs, count, part.segments.data(), part.chunks.data(),
+              static_cast<int>(part.chunks.size()) - 1, filters_.data(), filters_.stride(), begin, end,
+              out_.layout.block(), finish_.scale.data(), finish_.shift.data(), finish_.low, finish_.high});
+    }
+  }
+
   void (*dense_)(const DenseCall&);
   View in_, out_;
   Sliding window_;
@@ -149,6 +164,7 @@ class ConvStep : public Step {
   Finish finish_;
   std::vector<Part> parts_;
   int pixels_;
+  double products_ = 0;  // of one output pixel
 };
 
 class Conv : public Op {

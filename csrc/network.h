@@ -76,9 +76,10 @@ class Plan {
     const int share = divide_up(images, std::max(1, threads));
     const int at_once = std::min(share, images_at_once_);
     const int tasks = divide_up(images, at_once);
+    const int helpers = tasks == 1 ? threads - 1 : 0;
     network_->threads.run(tasks, std::min(threads, tasks) - 1, [&](int task) {
       const int first = task * at_once;
-      run_some(inputs, outputs, first, std::min(at_once, images - first), seconds);
+      run_some(inputs, outputs, first, std::min(at_once, images - first), helpers, seconds);
     });
   }
 
@@ -144,8 +145,10 @@ class Plan {
   size_t floats_of(int id) const { return (views_[id].layout.image() + kLanes - 1) / kLanes * kLanes; }
 
   void run_some(const std::vector<Images>& inputs, const std::vector<Images>& outputs, int first, int images,
-                std::vector<double>* seconds) {
+                int helpers, std::vector<double>* seconds) {
     const std::unique_ptr<Workspace> workspace = take_workspace();
+    workspace->threads = &network_->threads;
+    workspace->helpers = helpers;
     const Network& n = *network_;
     for (size_t i = 0; i < inputs.size(); ++i) read(inputs[i], n.inputs[i], first, images, *workspace);
     for (size_t i = 0; i < steps_.size(); ++i) {

@@ -1,6 +1,7 @@
 // An operation of the network, and what becomes of it at a budget.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -9,6 +10,7 @@
 #include "buffer.h"
 #include "kernels.h"
 #include "layout.h"
+#include "threads.h"
 
 namespace tapernet {
 
@@ -34,6 +36,13 @@ struct Workspace {
   std::vector<float*> values;
   Buffer memory;
   Buffer scratch;
+  Threads* threads = nullptr;  // that may help with a part of an operation
+  int helpers = 0;             // how many of them: none where every thread has images of its own
+
+  void divide(int tasks, const std::function<void(int)>& task) const {
+    if (threads && helpers > 0) return threads->run(tasks, std::min(helpers, tasks - 1), task);
+    for (int i = 0; i < tasks; ++i) task(i);
+  }
 };
 
 // A value as an operation sees it at a budget.

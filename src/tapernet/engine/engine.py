@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -52,6 +52,9 @@ class Engine:
         self._lock = threading.Lock()
         self._budget: Budget = 1.0
         self._setting: Setting | None = None
+        for percent in range(1, 101):  # so that turning the dial is a look-up from now on
+            with suppress(ConfigError):  # without batch-norm statistics, or without a dial
+                self._setting_of(percent / 100)
 
     @property
     def threads(self) -> int:

@@ -32,7 +32,7 @@ class Plan:
         self.outputs = [(math.prod(s),) if f else s for s, f in zip(shapes, flat, strict=True)]
 
     def run(self, arrays: Sequence[Tensor], threads: int, timed: bool = False) -> tuple[list[Tensor], list[float]]:
-        """The outputs, shape (n, channels, height, width) or (n, features); with `timed`, each operation's seconds, too.
+        """The outputs, (n, channels, height, width) or (n, features); with `timed`, also each operation's seconds.
 
         The kernels trust the addresses that they get, so that the shapes are compared here.
         """
