@@ -73,7 +73,10 @@ def trained_base(model: ModelConfig, phase: Phase, data: Split, runs: Path) -> n
 
 
 def plain_phase(phase: Phase) -> dict[str, Any]:
-    """What decides a phase's outcome, as JSON can hold it; the seed stands elsewhere."""
-    plain = asdict(phase)
-    del plain["settings"]["seed"]
+    """What decides a phase's outcome, as JSON can hold it: options at their default are left out, the seed too.
+
+    So an option that is new to the library does not make old results those of other settings.
+    """
+    plain, usual = asdict(phase), asdict(Settings())
+    plain["settings"] = {k: v for k, v in plain["settings"].items() if v != usual[k] and k != "seed"}
     return plain

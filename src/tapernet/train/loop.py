@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,8 @@ class _Run:
         self.val_images, self.val_labels = val.as_float(), val.labels
         self.state = RunState(EarlyStopping(None))
         self.best: dict[str, Tensor] = {}
-        self.name = repr((recipe, settings, len(train), len(val), [tuple(t.shape) for t in self.whole.values()]))
+        shapes = [tuple(t.shape) for t in self.whole.values()]
+        self.name = f"{_chosen(recipe)}, {_chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
 
     @property
     def log_folder(self) -> Path | None:
@@ -259,6 +260,12 @@ class _Run:
         if path is not None and self.fabric.is_global_zero:
             save_checkpoint(path, self.name, self.state, self.whole, self.best, optimizers)
         self.fabric.barrier()
+
+
+def _chosen(options: Any) -> str:
+    """A dataclass as its constructor with what differs from the defaults, which later options do not change."""
+    given = [(f.name, getattr(options, f.name)) for f in fields(options) if getattr(options, f.name) != f.default]
+    return f"{type(options).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
 
 
 def _next(stages: Any, epochs: int | None) -> Stage | None:
