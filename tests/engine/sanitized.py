@@ -17,5 +17,5 @@ assert str(Path(sys.argv[1]).resolve()) in extension().__file__
 here = Path(__file__).parent
 # How much memory a sanitized process takes says nothing, and time is not the matter here.
 chosen = "not memory and not timed and not every_runtime"
-files = ["test_compile.py", "test_engine.py", "test_kernels.py", "test_terminating.py"]
+files = ["test_compile.py", "test_engine.py", "test_kernels.py", "test_terminating_kernels.py"]
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *(str(here / name) for name in files)]))
