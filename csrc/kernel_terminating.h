@@ -88,8 +88,9 @@ constexpr int kDots = 8;  // survivors whose dot products share the loads of the
 inline Vec total(const Vec (&chains)[1]) { return chains[0]; }
 inline Vec total(const Vec (&chains)[2]) { return chains[0] + chains[1]; }
 
-// N dot products with the weights of one filter over the segments of a chunk, in result[0..N).
-template <int N>
+// N dot products with the weights of one filter over the segments of a chunk, in result[0..N). The segments' length is
+// 16 * Blocks, or anything if that is zero.
+template <int N, int Blocks>
 inline void dots(const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels, int chunk,
                  float* result) {
   // A sum waits for the product before it: few sums need a second one each to keep the processor busy.
@@ -102,7 +103,9 @@ inline void dots(const tapernet::SurvivorCall& c, const float* weights, const fl
   for (const tapernet::Segment* s = c.segments + c.chunks[chunk]; s < end; ++s) {
     const float* w = weights + s->weight;
     const ptrdiff_t from = s->input;
-    for (int k = 0; k < s->length; k += tapernet::kLanes) {
+    const int length = Blocks ? Blocks * tapernet::kLanes : s->length;
+#pragma GCC unroll 5
+    for (int k = 0; k < length; k += tapernet::kLanes) {
 #pragma GCC unroll 4
       for (int v = 0; v < tapernet::kLanes; v += kWidth) {
         const Vec weight = Wide::load(w + k + v);
@@ -120,21 +123,23 @@ inline void dots(const tapernet::SurvivorCall& c, const float* weights, const fl
   }
 }
 
+template <int Blocks>
 inline void dots_of(int count, const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels,
                     int chunk, float* result) {
   switch (count) {
-    case 1: return dots<1>(c, weights, pixels, chunk, result);
-    case 2: return dots<2>(c, weights, pixels, chunk, result);
-    case 3: return dots<3>(c, weights, pixels, chunk, result);
-    case 4: return dots<4>(c, weights, pixels, chunk, result);
-    case 5: return dots<5>(c, weights, pixels, chunk, result);
-    case 6: return dots<6>(c, weights, pixels, chunk, result);
-    case 7: return dots<7>(c, weights, pixels, chunk, result);
-    default: return dots<8>(c, weights, pixels, chunk, result);
+    case 1: return dots<1, Blocks>(c, weights, pixels, chunk, result);
+    case 2: return dots<2, Blocks>(c, weights, pixels, chunk, result);
+    case 3: return dots<3, Blocks>(c, weights, pixels, chunk, result);
+    case 4: return dots<4, Blocks>(c, weights, pixels, chunk, result);
+    case 5: return dots<5, Blocks>(c, weights, pixels, chunk, result);
+    case 6: return dots<6, Blocks>(c, weights, pixels, chunk, result);
+    case 7: return dots<7, Blocks>(c, weights, pixels, chunk, result);
+    default: return dots<8, Blocks>(c, weights, pixels, chunk, result);
   }
 }
 
-void survivors(const tapernet::SurvivorCall& c) {
+template <int Blocks>
+void survivors_of(const tapernet::SurvivorCall& c) {
   for (int chunk = 0; chunk < c.chunk_count; ++chunk) {
     for (int f = 0; f < c.filters; ++f) {
       const float* weights = c.weights + f * c.weight_stride;
@@ -147,10 +152,20 @@ void survivors(const tapernet::SurvivorCall& c) {
           pixels[count] = c.input + c.pixels[at[count]];
         }
         float result[kDots];
-        dots_of(count, c, weights, pixels, chunk, result);
+        dots_of<Blocks>(count, c, weights, pixels, chunk, result);
         for (int i = 0; i < count; ++i) sums[at[i]] = result[i] + (chunk == 0 ? c.bias[f] : sums[at[i]]);
       }
     }
+  }
+}
+
+// Kernels of one, three and five columns have loops of their own.
+void survivors(const tapernet::SurvivorCall& c) {
+  switch (c.blocks) {
+    case 1: return survivors_of<1>(c);
+    case 3: return survivors_of<3>(c);
+    case 5: return survivors_of<5>(c);
+    default: return survivors_of<0>(c);
   }
 }
 

@@ -103,6 +103,7 @@ struct SurvivorCall {
   const Segment* segments;     // whole vectors: lengths are multiples of 16
   const int* chunks;           // bounds of segments whose inputs fit the first cache: chunk_count + 1
   int chunk_count;
+  int blocks;                  // blocks of 16 in every segment, or zero if they differ
   const float* weights;        // a filter after the other
   ptrdiff_t weight_stride;
   const float* bias;

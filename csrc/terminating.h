@@ -42,6 +42,9 @@ class TerminatingStep : public Step {
         checks_(checks), columns_(out_.layout.width >= 32 ? 32 : out_.layout.width >= 16 ? 16 : 8),
         planar_(window, in_.layout, out_.layout, kTilePixels / columns_, columns_) {
     segments_ = segments(window, in_, 0, in_.layout.blocks, 1, true);
+    const int length = segments_.empty() ? 0 : segments_[0].length;
+    const auto alike = [&](const Segment& s) { return s.length == length; };
+    blocks_ = std::all_of(segments_.begin(), segments_.end(), alike) ? length / kLanes : 0;
     const int rows = (kTilePixels / columns_ - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1;
     const int columns = (columns_ - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1;
     survivor_chunks_ = chunk_bounds(segments_, std::max(1, kCacheFloats / (rows * columns)) * window.taps());
@@ -191,7 +194,7 @@ class TerminatingStep : public Step {
       pixels[i] = static_cast<int32_t>(window_.patch(in_.layout, y + i / columns_, x + i % columns_));
     }
     kernels_.survivors({alive, kept_filters_, in_.image(w, image), pixels, segments_.data(), survivor_chunks_.data(),
-                        static_cast<int>(survivor_chunks_.size()) - 1, filters_.data(), stride_, checks_.bias.data(), sums});
+                        static_cast<int>(survivor_chunks_.size()) - 1, blocks_, filters_.data(), stride_, checks_.bias.data(), sums});
     write(w, image, y, x, sums);
   }
 
@@ -232,6 +235,7 @@ class TerminatingStep : public Step {
   int kept_filters_ = 0, checks_count_ = 0, tap_chunks_ = 1;
   std::vector<Segment> segments_;
   std::vector<int> survivor_chunks_;
+  int blocks_ = 0;  // of 16 in every segment, if they are alike
   std::vector<Tap> taps_;
   std::vector<int32_t> bounds_;
   std::vector<float> thresholds_;
