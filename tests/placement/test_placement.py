@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapernet import zoo
@@ -132,13 +133,14 @@ def test_the_problems_have_both_outcomes() -> None:
     assert found == {0.05, 0.32, None}
 
 
-def test_a_small_sample_guesses_wrong_and_is_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_guess_is_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = problem("chain")
     as_published(net, data, 0.2)
     expected = checks_of(net)
     passes, make = [], _Search._make
     monkeypatch.setattr(_Search, "_make", lambda self, trials: passes.append(len(trials)) or make(self, trials))
-    place_checks(net, data, tolerance=0.2, sample=1, batch_size=8)
+    monkeypatch.setattr(_Search, "_outcome", lambda self: True)  # the best one, whatever the sample says
+    place_checks(net, data, tolerance=0.2, batch_size=8, memory=60_000)
     assert checks_of(net) == expected
     assert len(passes) > 1
 
@@ -157,11 +159,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Rerun]:
     return made
 
 
-def test_fewer_layers_are_run_than_plainly(runs: list[Rerun]) -> None:
+@pytest.mark.parametrize("memory", [200_000, 1 << 30], ids=["guessed", "one by one"])
+def test_fewer_layers_are_run_than_plainly(memory: int, runs: list[Rerun]) -> None:
     counts = []
     for plain in (True, False):
         net, data = problem("chain", 200)
-        place_checks(net, data, tolerance=0.05, batch_size=8, plain=plain, sample=30)
+        place_checks(net, data, tolerance=0.05, batch_size=8, plain=plain, sample=30, memory=memory)
         counts.append(sum(sum(run.executions.values()) for run in runs))
         runs.clear()
     assert counts[1] < counts[0] / 2
@@ -441,3 +444,41 @@ def test_the_exact_order_has_nothing_to_place() -> None:
         layer.options = replace(layer.options, order="exact")
     with pytest.raises(ConfigError, match="stops by itself"):
         place_checks(net, data, tolerance=0.1)
+
+
+class WritesInPlace(nn.Module):
+    """Convolutions whose outputs the next operation overwrites, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way = way
+        self.conv1, self.conv2, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, CLASSES)
+        self.relu = nn.ReLU(inplace=way == "module")
+
+    def rectified(self, x: Tensor) -> Tensor:
+        if self.way == "keyword":
+            return F.relu(x, inplace=True)
+        if self.way == "positional":
+            return F.relu(x, True)
+        return x.relu_() if self.way == "method" else self.relu(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rectified(self.conv1(x))
+        y = self.rectified(self.conv2(x))
+        if self.way == "operator":
+            x *= 2
+        return self.fc(y.mean((2, 3)) + x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("way", ["module", "keyword", "positional", "method", "operator", "none"])
+def test_operations_in_place_do_not_reach_what_is_remembered(way: str) -> None:
+    images, labels = torch.randn(20, 3, 8, 8), torch.arange(20) % CLASSES
+    net = terminate(WritesInPlace(way).eval(), images[:1])
+    rerun = Rerun(net, images, labels, batch_size=20)
+    for share in (None, 0.1, 0.3, None, 0.1):
+        for layer in terminating_layers(net).values():
+            layer.set_checks([] if share is None else [Check(share=share)])
+            fresh = Rerun(net, images, labels, batch_size=20, memory=0)
+            assert torch.equal(rerun.run(0).scores, fresh.run(0).scores)
+            assert torch.equal(rerun.run(0).scores, fresh.run(0).scores)

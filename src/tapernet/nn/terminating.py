@@ -171,12 +171,11 @@ class TerminatingConv2d(nn.Conv2d):
         return emitted
 
     def _full_sums(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.memo:
-            return self.memo[0].clone()  # the next layer may work in place
-        full: Tensor = super()._conv_forward(input, weight, bias)
-        if self.memo is not None:
-            self.memo.append(full.clone())
-        return full
+        full: Tensor = self.memo[0] if self.memo else super()._conv_forward(input, weight, bias)
+        if self.memo == []:
+            self.memo.append(full)
+        # What is emitted is a tensor of its own, except without checks: then the next layer may work in place on it.
+        return full if self.memo is None or self._checks else full.clone()
 
     def _stages(self, weight: Tensor, bias: Tensor | None) -> list[_Stage]:
         """The checks for the weights of the moment, which a budget may have cut."""

@@ -1,6 +1,8 @@
 """Algorithm 1 of the ET paper: the answer of running everything for every trial, in a part of the time."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +30,13 @@ def greedy_paper(
 ) -> Placement:
     """Layers from the centre outward, the one nearer the input first; for each the first share that is tolerated.
 
-    Which trials the algorithm makes depends on their outcomes, one after another. Here they are guessed from a sample.
-    Then one pass over the images makes all the guessed trials for each batch, so that a trial starts from what the one
-    before it left, and nothing needs to be kept from batch to batch. The images that the network without checks is
-    least sure of come first, and a trial is over as soon as it has more wrong answers than are tolerated, or enough
-    right ones. A guess that turns out wrong is put right, and what follows from it is done again.
+    A trial starts from what the one before it left, in the layer that it changes. The images that the network without
+    checks is least sure of come first, and a trial is over as soon as it has more wrong answers than are tolerated, or
+    enough right ones.
+
+    Where the activations of all images do not fit into memory, a pass over the images makes several trials for each
+    batch. Which ones they are depends on their outcomes, so that these are guessed from a sample, as far as it is
+    clear. A guess that turns out wrong is put right, and what follows from it is done again.
 
     Args:
         net: with no checks set.
@@ -49,9 +53,12 @@ def greedy_paper(
     candidates = [Check(share=share, threshold=threshold) for share in shares]
     if plain:
         return _plainly(Rerun(net, images, labels, batch_size=batch_size, memory=0), candidates, tolerance)
-    rerun = Rerun(net, images, labels, batch_size=batch_size, memory=memory // 2)
     if sample is None:
         sample = max(1, min(len(images) // 10, 2500))
+    rerun = Rerun(net, images, labels, batch_size=batch_size, memory=memory)
+    if _fits(rerun):
+        return _Search(rerun, None, candidates, tolerance).place()
+    rerun.memory //= 2
     guide = Rerun(net, *spread_sample(images, labels, sample), batch_size=batch_size, memory=memory // 2)
     return _Search(rerun, guide, candidates, tolerance).place()
 
@@ -61,22 +68,27 @@ def from_centre(count: int) -> list[int]:
     return sorted(range(count), key=lambda i: (abs(2 * i - count + 1), i))
 
 
-def algorithm_1(
-    layers: Sequence[TerminatingConv2d], candidates: Sequence[Check], tolerated: Callable[[], bool]
-) -> None:
-    """Lines 3 to 13: sets checks and asks after each whether to keep it.
+def algorithm_1(layers: Sequence[TerminatingConv2d], candidates: Sequence[Check]) -> Generator[None, bool, None]:
+    """Lines 3 to 13: sets checks, and is sent after each whether the drop under them is below e_t.
 
     Args:
         layers: in the order in which the network runs them.
         candidates: checks to try in a layer, in this order.
-        tolerated: whether the drop under the checks of the moment is below e_t.
     """
     for i in from_centre(len(layers)):
         for check in candidates:
             layers[i].set_checks([check])
-            if tolerated():
+            if (yield):
                 break
             layers[i].set_checks([])
+
+
+def _fits(rerun: Rerun) -> bool:
+    """Whether the memory holds what two sets of checks leave behind of all images, judged by the first batch."""
+    rerun.run(0)
+    used = rerun.used
+    rerun.forget(0)
+    return 0 < 2 * used * len(rerun.images) <= rerun.memory * len(rerun.index[0])
 
 
 def _plainly(rerun: Rerun, candidates: Sequence[Check], tolerance: float) -> Placement:
@@ -84,12 +96,12 @@ def _plainly(rerun: Rerun, candidates: Sequence[Check], tolerance: float) -> Pla
     before, _ = rerun.run_all()
     least = least_right(before, count, tolerance)
     rights: list[int] = []
-
-    def tolerated() -> bool:
-        rights.append(rerun.run_all()[0])
-        return rights[-1] >= least
-
-    algorithm_1(list(rerun.layers.values()), candidates, tolerated)
+    steps = algorithm_1(list(rerun.layers.values()), candidates)
+    with suppress(StopIteration):
+        next(steps)
+        while True:
+            rights.append(rerun.run_all()[0])
+            steps.send(rights[-1] >= least)
     last = next((right for right in reversed(rights) if right >= least), before)
     return Placement(rerun.checks, before / count, last / count, len(rights))
 
@@ -101,14 +113,14 @@ class _Trial:
     Args:
         before: the checks before it.
         checks: under trial.
-        kept: the decision.
+        kept: the decision; None if it is not even guessed.
         right: right answers so far.
         wrong: wrong answers so far.
     """
 
     before: Checks
     checks: Checks
-    kept: bool
+    kept: bool | None
     right: int = 0
     wrong: int = 0
 
@@ -123,12 +135,12 @@ class _Search:
 
     Args:
         rerun: all images.
-        guide: the sample.
+        guide: the sample; None if trials are made one by one, with everything kept in memory.
         candidates: checks to try in a layer, in this order.
         tolerance: e_t.
     """
 
-    def __init__(self, rerun: Rerun, guide: Rerun, candidates: Sequence[Check], tolerance: float) -> None:
+    def __init__(self, rerun: Rerun, guide: Rerun | None, candidates: Sequence[Check], tolerance: float) -> None:
         self.rerun, self.guide, self.candidates, self.tolerance = rerun, guide, candidates, tolerance
         self.layers, self.count = list(rerun.layers.values()), len(rerun.images)
         self.untouched = rerun.checks
@@ -137,7 +149,8 @@ class _Search:
         """Sets the checks."""
         before = self._run_untouched()
         self.least = least_right(before, self.count, self.tolerance)
-        self.guide_least = least_right(self.guide.run_all()[0], len(self.guide.images), self.tolerance)
+        if self.guide is not None:
+            self.guide_least = least_right(self.guide.run_all()[0], len(self.guide.images), self.tolerance)
         facts: list[_Trial] = []
         trials = self._guess(facts)
         while len(facts) < len(trials):
@@ -174,40 +187,54 @@ class _Search:
         return right
 
     def _guess(self, facts: Sequence[_Trial]) -> list[_Trial]:
-        """The trials that the algorithm makes, as known from `facts` and beyond them as the sample has it."""
+        """The trials that the algorithm makes, as known from `facts` and beyond them as far as the sample is clear."""
         self.rerun.checks = self.untouched
         trials: list[_Trial] = []
-
-        def tolerated() -> bool:
-            before = trials[-1].after if trials else self.untouched
-            if len(trials) < len(facts):
-                trials.append(facts[len(trials)])
-            else:
-                kept = self.guide.run_all()[0] >= self.guide_least
-                trials.append(_Trial(before, self.rerun.checks, kept))
-                self.guide.checks = trials[-1].after
-                self.guide.settle_all()
-            return trials[-1].kept
-
-        algorithm_1(self.layers, self.candidates, tolerated)
+        steps = algorithm_1(self.layers, self.candidates)
+        with suppress(StopIteration):
+            next(steps)
+            while True:
+                before = trials[-1].after if trials else self.untouched
+                known = len(trials) < len(facts)
+                trials.append(facts[len(trials)] if known else _Trial(before, self.rerun.checks, self._outcome()))
+                if trials[-1].kept is None:
+                    break
+                if self.guide is not None:
+                    self.guide.checks = trials[-1].after
+                    self.guide.settle_all()
+                steps.send(trials[-1].kept)
         return trials
+
+    def _outcome(self) -> bool | None:
+        """Whether the sample tolerates the checks of the moment; None if it cannot tell."""
+        if self.guide is None:
+            return None
+        spare = self.guide.run_all()[0] - self.guide_least
+        # Two standard deviations of the answers lost, which are about as many as are tolerated where it is close.
+        unclear = 2 * math.sqrt(1 + self.tolerance * len(self.guide.images))
+        return None if abs(spare) < unclear else spare >= 0
 
     def _make(self, trials: list[_Trial]) -> list[_Trial]:
         """Makes the trials on all images; returns them as facts, up to the first that was guessed wrong."""
         for batch, index in enumerate(self.rerun.index):
+            self.rerun.checks = trials[0].before
+            self.rerun.settle(batch)
             for number, trial in enumerate(trials):
                 if not (self._lost(trial) or self._won(trial)):
                     self.rerun.checks = trial.checks
                     right = self.rerun.run(batch).right
                     trial.right += right
                     trial.wrong += len(index) - right
+                if trial.kept is None:
+                    break  # the last one
                 self.rerun.checks = trial.after
                 self.rerun.settle(batch)
                 if self._lost(trial) if trial.kept else self._won(trial):
                     # Guessed wrong for certain: the trials after it will not be made.
                     del trials[number + 1 :]
                     break
-            self.rerun.forget(batch)
+            if self.guide is not None:
+                self.rerun.forget(batch)
         return self._facts(trials)
 
     def _lost(self, trial: _Trial) -> bool:

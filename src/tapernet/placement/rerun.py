@@ -15,6 +15,8 @@ from tapernet.nn.net import TaperedNet
 from tapernet.nn.terminating import Outcome, TerminatingConv2d
 
 GIGABYTE = 1 << 30
+IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
+"""Functions of the operator module that write into their input."""
 
 Checks = dict[str, tuple[Check, ...]]
 """The checks of each terminating layer, by its path."""
@@ -87,6 +89,7 @@ class Rerun:
         assert isinstance(inner, nn.Module)
         self._graph = trace(inner)
         self._nodes = list(self._graph.graph.nodes)
+        self._copies = any(_works_in_place(self._graph, node) for node in self._nodes)
         self._prefix = "model." if inner is not net else ""
         self._starts = self._find_layers(inner)
         self.layers = {path: self._layer(path) for path in self._starts}
@@ -125,7 +128,7 @@ class Rerun:
                 runner.done = state.done
                 # The interpreter skips what it has a value for: before the start, that is all, needed or not.
                 skipped = dict.fromkeys(self._nodes[: self._starts[start]])
-                values = {node: _copied(value) for node, value in state.values.items()}
+                values = {node: self._kept(value) for node, value in state.values.items()}
                 scores = runner.run(initial_env=skipped | values)
         right = int((scores.argmax(1) == self.labels[self.index[batch]].to(scores.device)).sum())
         return BatchResult(scores, right, runner.done)
@@ -158,7 +161,7 @@ class Rerun:
         saved = self._saved[batch]
         size = sum(_bytes(value) for value in values.values())
         if (path, signature) not in saved and self.used + size <= self.memory:
-            saved[path, signature] = _Saved({node: _copied(v) for node, v in values.items()}, done, size)
+            saved[path, signature] = _Saved({node: self._kept(v) for node, v in values.items()}, done, size)
             self.used += size
         return saved.get((path, signature))
 
@@ -170,6 +173,10 @@ class Rerun:
         else:
             state.bytes += size
             self.used += size
+
+    def _kept(self, value: Any) -> Any:
+        """A value to be remembered, or to start from: a copy where an operation in place could reach it."""
+        return value.clone() if isinstance(value, Tensor) and self._copies else value
 
     def _find_layers(self, inner: nn.Module) -> dict[str, int]:
         """Position in the graph of each terminating layer's call, by path."""
@@ -229,9 +236,13 @@ class _Runner(fx.Interpreter):
         self.done += int(outcome.done.sum())
 
 
-def _copied(value: Any) -> Any:
-    # An operation in place, such as ReLU often is, must not reach what is remembered.
-    return value.clone() if isinstance(value, Tensor) else value
+def _works_in_place(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node may write into its input, as ReLU often does; the names of such functions end in "_"."""
+    if node.op == "call_module":
+        return bool(getattr(graph.get_submodule(str(node.target)), "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    flagged = bool(node.kwargs.get("inplace")) or any(argument is True for argument in node.args)
+    return node.op.startswith("call_") and (name.endswith("_") or name in IN_PLACE or flagged)
 
 
 def _bytes(value: Any) -> int:
