@@ -48,8 +48,9 @@ class Depthwise : public Op {
           for (int y = 0; y < out_.layout.height; ++y) {
             run_({in + op_.window_.patch(in_.layout, y, 0), out + y * out_.layout.row(), out_.layout.width,
                   static_cast<ptrdiff_t>(op_.window_.stride_w) * kLanes, taps, offsets_.data(),
-                  op_.weights_.data() + static_cast<ptrdiff_t>(block) * taps * kLanes, finish_.scale.data() + block * kLanes,
-                  finish_.shift.data() + block * kLanes, finish_.low, finish_.high});
+                  op_.weights_.data() + static_cast<ptrdiff_t>(block) * taps * kLanes,
+                  finish_.scale.data() + block * kLanes, finish_.shift.data() + block * kLanes, finish_.low,
+                  finish_.high});
           }
         });
       }

@@ -82,7 +82,7 @@ class PixelPointers {
     int image = first / of_image, y = first % of_image / out.layout.width, x = first % out.layout.width;
     for (int i = 0; i < count; ++i) {
       inputs[i] = in.image(w, image) + window.patch(in.layout, y, x);
-      outputs[i] = out.image(w, image) + out.layout.origin() + y * out.layout.row() + static_cast<ptrdiff_t>(x) * kLanes;
+      outputs[i] = out.image(w, image) + out.layout.pixel(y, x);
       if (++x < out.layout.width) continue;
       x = 0;
       if (++y < out.layout.height) continue;
@@ -113,7 +113,8 @@ class ConvStep : public Step {
       parts_.push_back(std::move(part));
     });
     for (const Part& part : parts_) {
-      for (const Segment& s : part.segments) products_ += static_cast<double>(s.length) * kLanes * (part.end - part.begin);
+      const double filters = static_cast<double>(part.end - part.begin) * kLanes;
+      for (const Segment& s : part.segments) products_ += s.length * filters;
     }
     pixels_ = filters.bytes() > kLargeWeights ? PixelPointers::kMost : kPixels;
   }

@@ -27,7 +27,8 @@ void interleave(const float* in, ptrdiff_t channel_stride, int channels, int pix
   }
   for (; channel < lanes; ++channel) {
     const float* from = in + channel * channel_stride;
-    for (int x = 0; x < pixels; ++x) out[static_cast<ptrdiff_t>(x) * lanes + channel] = channel < channels ? from[x] : 0.0f;
+    float* to = out + channel;
+    for (int x = 0; x < pixels; ++x, to += lanes) *to = channel < channels ? from[x] : 0.0f;
   }
 }
 
@@ -52,7 +53,8 @@ void deinterleave(const float* in, int channels, int pixels, float* out, ptrdiff
     }
   }
   for (; channel < channels; ++channel) {
-    for (int x = 0; x < pixels; ++x) out[channel * channel_stride + x] = in[static_cast<ptrdiff_t>(x) * lanes + channel];
+    const float* from = in + channel;
+    for (int x = 0; x < pixels; ++x, from += lanes) out[channel * channel_stride + x] = *from;
   }
 }
 

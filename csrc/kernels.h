@@ -116,7 +116,8 @@ struct Kernels {
   void (*depthwise)(const DepthwiseCall&);
   void (*pool)(const PoolCall&);
   // out[i] = clamp(in[i] * scale + shift) for pixels of 16 channels
-  void (*affine)(const float* in, float* out, int pixels, const float* scale, const float* shift, float low, float high);
+  void (*affine)(const float* in, float* out, int pixels, const float* scale, const float* shift, float low,
+                 float high);
   void (*add)(const float* a, const float* b, float* out, int pixels, float low, float high);
   // `channels` rows of pixels, one channel each, to pixels of `lanes` channels; the lanes beyond are zero
   void (*interleave)(const float* in, ptrdiff_t channel_stride, int channels, int pixels, float* out, int lanes);

@@ -78,7 +78,9 @@ struct Layout {
   }
   ptrdiff_t image() const { return blocks * block(); }
   // From the start of a block to the first pixel of the image.
-  ptrdiff_t origin() const { return halo * row() + static_cast<ptrdiff_t>(halo) * lanes; }
+  ptrdiff_t origin() const { return pixel(0, 0); }
+  // From the start of a block to a pixel.
+  ptrdiff_t pixel(int y, int x) const { return (halo + y) * row() + static_cast<ptrdiff_t>(halo + x) * lanes; }
 };
 
 }  // namespace tapernet

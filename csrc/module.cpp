@@ -130,9 +130,9 @@ NB_MODULE(_native, m) {
       }, "runs"_a, "narrow"_a)
       .def("output", [](Network& n, int value) { n.outputs.push_back(value); }, "value"_a)
       .def("conv", [](Network& n, const std::string& name, int input, const std::vector<Array>& weights,
-                      const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int groups, bool whole,
-                      const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector, float low,
-                      float high) {
+                      const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int groups,
+                      bool whole, const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector,
+                      float low, float high) {
         const Sliding s = sliding(window);
         need_halo(n, input, s);
         const int output = add_value(n, runs);
@@ -141,7 +141,8 @@ NB_MODULE(_native, m) {
         auto op = std::make_unique<Conv>(pointers, n.values.at(input), n.values.at(output), s, groups,
                                          whole, epilogue(variants, selector, low, high));
         return add(n, std::move(op), name, {input}, output);
-      }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "whole"_a, "variants"_a, "selector"_a, "low"_a, "high"_a)
+      }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "whole"_a, "variants"_a, "selector"_a,
+           "low"_a, "high"_a)
       .def("depthwise", [](Network& n, const std::string& name, int input, const Array& weight,
                            const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window,
                            const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector,
@@ -161,7 +162,8 @@ NB_MODULE(_native, m) {
         need_halo(n, input, s);
         const int output = add_value(n, runs);
         const size_t filters = static_cast<size_t>(n.values.at(output).channels());
-        Checks checks{thresholds, std::vector<float>(filters), std::vector<float>(filters), bias.has_value(), {}, high, false};
+        const std::vector<float> zeros(filters);
+        Checks checks{thresholds, zeros, zeros, bias.has_value(), {}, high, false};
         if (bias) checks.bias = numbers(*bias);
         if (bias_first) checks.start = checks.bias;
         if (input_size) checks.input_size = numbers(*input_size);

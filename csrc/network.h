@@ -19,6 +19,26 @@ namespace tapernet {
 // A batch of images in PyTorch's order, [image][channel][row][column], read or written by a call.
 using Images = float*;
 
+// Workspaces that no call uses now: as many as calls and threads were ever under way at once, whatever their budgets.
+class Workspaces {
+ public:
+  Workspace take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return {};
+    Workspace workspace = std::move(free_.back());
+    free_.pop_back();
+    return workspace;
+  }
+  void give_back(Workspace workspace) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(workspace));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Workspace> free_;
+};
+
 class Network {
  public:
   explicit Network(const Kernels& kernels) : kernels(kernels) {}
@@ -39,10 +59,11 @@ class Network {
   std::vector<std::unique_ptr<Op>> ops;
   std::vector<int> inputs, outputs;
   Threads threads;
+  Workspaces workspaces;
 };
 
-// A network at a budget, for images of one size. Nothing in it changes after it is made but the list of free
-// workspaces, so that any number of threads may run it at once.
+// A network at a budget, for images of one size. Nothing in it changes after it is made, so that any number of threads
+// may run it at once.
 class Plan {
  public:
   Plan(std::shared_ptr<Network> network, const Setting& setting, const std::vector<Size>& sizes)
@@ -69,6 +90,9 @@ class Plan {
     }
     place_values();
   }
+
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
 
   // Runs all images of the inputs; `seconds`, if given, gets the time of each operation added.
   void run(const std::vector<Images>& inputs, const std::vector<Images>& outputs, int images, int threads,
@@ -101,84 +125,83 @@ class Plan {
     views_[id] = {id, Layout(value, size), value.kept(setting.kept)};
   }
 
-  // Gives every value a place in the workspace that is free from its first use to its last.
-  void place_values() {
+  // The operations between which a value must be kept; inputs are there before the first one.
+  struct Life {
+    int first = -1, last = -1;
+    bool meets(const Life& other) const { return first <= other.last && other.first <= last; }
+  };
+
+  std::vector<Life> lives() const {
     const Network& n = *network_;
     const int ops = static_cast<int>(n.ops.size());
-    std::vector<int> first(views_.size(), -1), last(views_.size(), -1);
-    for (int id : n.inputs) last[id] = -1;
+    std::vector<Life> result(views_.size());
     for (int i = 0; i < ops; ++i) {
-      first[n.ops[i]->output] = last[n.ops[i]->output] = i;
-      for (int id : n.ops[i]->inputs) last[id] = i;
+      result[n.ops[i]->output] = {i, i};
+      for (int id : n.ops[i]->inputs) result[id].last = i;
     }
-    for (int id : n.outputs) last[id] = ops;
+    for (int id : n.outputs) result[id].last = ops;
+    return result;
+  }
+
+  // Gives every value a place in the workspace that is free as long as it is kept.
+  void place_values() {
+    const std::vector<Life> of_value = lives();
     offsets_.assign(views_.size(), 0);
-    std::vector<int> placed;
-    size_t busiest = 0;
-    for (size_t id = 0; id < views_.size(); ++id) {
-      const size_t floats = floats_of(static_cast<int>(id));
-      size_t at = 0;
-      bool moved = true;
-      while (moved) {  // past whatever lives at the same time and overlaps
+    size_t largest = 1;
+    for (int id = 0; id < static_cast<int>(views_.size()); ++id) {
+      size_t& at = offsets_[id];
+      for (bool moved = true; moved;) {
         moved = false;
-        for (int other : placed) {
-          const bool together = first[other] <= last[id] && first[id] <= last[other];
-          const size_t begin = offsets_[other], end = begin + floats_of(other);
-          if (together && at < end && begin < at + floats) {
+        for (int other = 0; other < id; ++other) {
+          const size_t end = offsets_[other] + floats_of(other);
+          if (of_value[id].meets(of_value[other]) && at < end && offsets_[other] < at + floats_of(id)) {
             at = end;
             moved = true;
           }
         }
       }
-      offsets_[id] = at;
-      placed.push_back(static_cast<int>(id));
-      workspace_floats_ = std::max(workspace_floats_, at + floats);
-      busiest = std::max(busiest, floats);
+      workspace_floats_ = std::max(workspace_floats_, at + floats_of(id));
+      largest = std::max(largest, floats_of(id));
     }
     for (const auto& step : steps_) scratch_floats_ = std::max(scratch_floats_, step->scratch_floats());
-    // Many images share a read of the weights; few keep their values in the cache.
-    const size_t weights = n.bytes() / sizeof(float) / std::max<size_t>(1, 2 * busiest);
-    const size_t most = std::max<size_t>(1, std::min<size_t>(kMostImages, kMostFloats / std::max<size_t>(1, workspace_floats_)));
-    images_at_once_ = static_cast<int>(std::max<size_t>(1, std::min(weights, most)));
+    choose_images_at_once(largest);
+  }
+
+  // Many images share a read of the weights; few keep their values in the cache.
+  void choose_images_at_once(size_t largest_value) {
+    const size_t weights = network_->bytes() / sizeof(float);
+    const size_t most = std::min<size_t>(kMostImages, kMostFloats / std::max<size_t>(1, workspace_floats_));
+    images_at_once_ = static_cast<int>(std::max<size_t>(1, std::min(weights / (2 * largest_value), most)));
   }
 
   size_t floats_of(int id) const { return (views_[id].layout.image() + kLanes - 1) / kLanes * kLanes; }
 
   void run_some(const std::vector<Images>& inputs, const std::vector<Images>& outputs, int first, int images,
                 int helpers, std::vector<double>* seconds) {
-    const std::unique_ptr<Workspace> workspace = take_workspace();
-    workspace->threads = &network_->threads;
-    workspace->helpers = helpers;
+    Workspace workspace = take_workspace(helpers);
     const Network& n = *network_;
-    for (size_t i = 0; i < inputs.size(); ++i) read(inputs[i], n.inputs[i], first, images, *workspace);
+    for (size_t i = 0; i < inputs.size(); ++i) read(inputs[i], n.inputs[i], first, images, workspace);
     for (size_t i = 0; i < steps_.size(); ++i) {
       const auto start = std::chrono::steady_clock::now();
-      clear_border(n.ops[i]->output, images, *workspace);
-      steps_[i]->run(*workspace, images);
+      clear_border(n.ops[i]->output, images, workspace);
+      steps_[i]->run(workspace, images);
       if (seconds) seconds->at(i) += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
-    for (size_t i = 0; i < outputs.size(); ++i) write(outputs[i], n.outputs[i], first, images, *workspace);
-    give_back(std::move(*workspace));
+    for (size_t i = 0; i < outputs.size(); ++i) write(outputs[i], n.outputs[i], first, images, workspace);
+    network_->workspaces.give_back(std::move(workspace));
   }
 
-  std::unique_ptr<Workspace> take_workspace() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (!free_.empty()) {
-        auto workspace = std::make_unique<Workspace>(std::move(free_.back()));
-        free_.pop_back();
-        return workspace;
-      }
-    }
-    auto workspace = std::make_unique<Workspace>();
-    workspace->memory = Buffer(workspace_floats_ * images_at_once_ + kLanes);
-    workspace->scratch = Buffer(scratch_floats_ + kLanes);
-    for (size_t offset : offsets_) workspace->values.push_back(workspace->memory.data() + offset * images_at_once_);
-    return workspace;
-  }
-  void give_back(Workspace workspace) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(std::move(workspace));
+  // A workspace that no call uses, made large enough for this plan.
+  Workspace take_workspace(int helpers) {
+    Workspace w = network_->workspaces.take();
+    const size_t memory = workspace_floats_ * images_at_once_ + kLanes;
+    if (w.memory.size() < memory) w.memory = Buffer(memory);
+    if (w.scratch.size() < scratch_floats_) w.scratch = Buffer(scratch_floats_);
+    w.values.clear();
+    for (size_t offset : offsets_) w.values.push_back(w.memory.data() + offset * images_at_once_);
+    w.threads = &network_->threads;
+    w.helpers = helpers;
+    return w;
   }
 
   void clear_border(int id, int images, const Workspace& w) const {
@@ -252,8 +275,6 @@ class Plan {
   std::vector<size_t> offsets_;  // of each value in a workspace of one image
   size_t workspace_floats_ = 0, scratch_floats_ = 0;
   int images_at_once_ = 1;
-  std::mutex mutex_;
-  std::vector<Workspace> free_;
 };
 
 }  // namespace tapernet

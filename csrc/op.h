@@ -91,7 +91,8 @@ inline Buffer per_channel(const std::vector<float>& full, const Value& value, co
   Buffer result(static_cast<size_t>(value.blocks()) * kLanes);
   size_t from = 0;
   for (size_t r = 0; r < kept.size(); ++r) {
-    std::copy_n(full.data() + from, kept[r].channels, result.data() + static_cast<size_t>(kept[r].first_block) * kLanes);
+    float* const to = result.data() + static_cast<size_t>(kept[r].first_block) * kLanes;
+    std::copy_n(full.data() + from, kept[r].channels, to);
     from += value.runs[r].size;
   }
   return result;

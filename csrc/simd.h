@@ -50,8 +50,10 @@ inline Vec clamp(Vec x, Vec low, Vec high) {
 
 // Transposes the 4 x 4 floats in a, b, c, d.
 inline void transpose(Four::Vec& a, Four::Vec& b, Four::Vec& c, Four::Vec& d) {
-  const Four::Vec ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Four::Vec cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  const Four::Vec ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Four::Vec ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Four::Vec cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Four::Vec cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
   a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
   b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
   c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);

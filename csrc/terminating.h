@@ -25,7 +25,8 @@ struct Planar {
 
   Planar(const Sliding& s, const Layout& in, const Layout& out, int tile_rows, int tile_columns) : phases(s.stride_w) {
     const int reach = divide_up((s.kernel_w - 1) * s.dilation_w + in.halo, phases) + 1;
-    phase = std::max(divide_up(out.width, tile_columns) * tile_columns + reach, divide_up(in.width + 2 * in.halo, phases));
+    const int read = divide_up(out.width, tile_columns) * tile_columns + reach;
+    phase = std::max(read, divide_up(in.width + 2 * in.halo, phases));
     const int last = divide_up(out.height, tile_rows) * tile_rows - 1;
     rows = std::max(last * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1 + in.halo, in.height + 2 * in.halo);
   }
@@ -186,15 +187,17 @@ class TerminatingStep : public Step {
     const uint64_t exist = existing(y, x);
     for (int f = 0; f < kept_filters_; ++f) alive[f] = exist;
     std::fill_n(sums, tile_floats(), 0.0f);
-    kernels_.partial_sums({planar + y * window_.stride_h * planar_.row() + x, window_.stride_h * planar_.row(), columns_,
-                           taps_.data(), bounds_.data(), checks_count_, tap_chunks_, kept_filters_,
-                           checks_.start.data(), thresholds_.data(), partial, checks_.emits ? sums : nullptr, alive});
+    const ptrdiff_t row = window_.stride_h * planar_.row();
+    kernels_.partial_sums({planar + y * row + x, row, columns_, taps_.data(), bounds_.data(), checks_count_,
+                           tap_chunks_, kept_filters_, checks_.start.data(), thresholds_.data(), partial,
+                           checks_.emits ? sums : nullptr, alive});
     int32_t pixels[kTilePixels];
     for (int i = 0; i < kTilePixels; ++i) {
       pixels[i] = static_cast<int32_t>(window_.patch(in_.layout, y + i / columns_, x + i % columns_));
     }
     kernels_.survivors({alive, kept_filters_, in_.image(w, image), pixels, segments_.data(), survivor_chunks_.data(),
-                        static_cast<int>(survivor_chunks_.size()) - 1, blocks_, filters_.data(), stride_, checks_.bias.data(), sums});
+                        static_cast<int>(survivor_chunks_.size()) - 1, blocks_, filters_.data(), stride_,
+                        checks_.bias.data(), sums});
     write(w, image, y, x, sums);
   }
 
@@ -213,8 +216,7 @@ class TerminatingStep : public Step {
     const int columns = std::min(columns_, out_.layout.width - x);
     const int rows = std::min(kTilePixels / columns_, out_.layout.height - y);
     for (int block = 0; block * kLanes < kept_filters_; ++block) {
-      float* out = out_.image(w, image) + block * out_.layout.block() + out_.layout.origin() + y * out_.layout.row() +
-                   static_cast<ptrdiff_t>(x) * kLanes;
+      float* out = out_.image(w, image) + block * out_.layout.block() + out_.layout.pixel(y, x);
       const float* from = sums + static_cast<ptrdiff_t>(block) * kLanes * kTilePixels;
       for (int i = 0; i < rows; ++i, out += out_.layout.row(), from += columns_) {
         kernels_.interleave(from, kTilePixels, kLanes, columns, out, kLanes);

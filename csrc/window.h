@@ -31,8 +31,8 @@ struct Sliding {
 };
 
 // The products of a filter over the kept channels of the blocks in [first, last), in the order of the weights, which
-// are packed [block][kernel_h][kernel_w][lanes], times `filters`. With `whole`, taps that are neighbours in both are one
-// segment, and every lane of a block counts (the lanes that a budget drops hold zeros).
+// are packed [block][kernel_h][kernel_w][lanes], times `filters`. With `whole`, taps that are neighbours in both are
+// one segment, and every lane of a block counts (the lanes that a budget drops hold zeros).
 inline std::vector<Segment> segments(const Sliding& s, const View& in, int first, int last, int filters, bool whole) {
   const int lanes = in.layout.lanes;
   std::vector<Segment> result;
@@ -44,8 +44,8 @@ inline std::vector<Segment> segments(const Sliding& s, const View& in, int first
       for (int h = 0; h < s.kernel_h; ++h) {
         for (int w = 0; w < s.kernel_w; ++w) {
           const int tap = ((block - first) * s.kernel_h + h) * s.kernel_w + w;
-          const Segment next{static_cast<int>(block * in.layout.block() + s.tap(in.layout, h, w)), tap * lanes * filters,
-                             length};
+          const ptrdiff_t at = block * in.layout.block() + s.tap(in.layout, h, w);
+          const Segment next{static_cast<int32_t>(at), tap * lanes * filters, length};
           Segment* previous = result.empty() ? nullptr : &result.back();
           if (previous && (whole || lanes < kLanes) && previous->input + previous->length == next.input &&
               previous->weight + previous->length * filters == next.weight) {

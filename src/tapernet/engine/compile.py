@@ -10,9 +10,10 @@ from torch import Tensor, fx, nn
 from tapernet.engine.choose import choose
 from tapernet.engine.dial import Dial
 from tapernet.engine.engine import Engine
-from tapernet.engine.lower import DENSE, TERMINATING, ByTorch, Lowered, Row, lower
+from tapernet.engine.lower import DENSE, TERMINATING, lower
 from tapernet.engine.native import choose_kernels, extension, warn_once
 from tapernet.engine.program import Program
+from tapernet.engine.steps import ByTorch, Lowered, Row
 from tapernet.engine.tracing import trace_with_shapes
 from tapernet.engine.values import Groups
 from tapernet.errors import ConfigError

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from tapernet.engine import layers
 from tapernet.engine.functions import ADDITIONS, CONCATENATIONS, changes_its_input, module_of
 from tapernet.engine.layers import Variant
 from tapernet.engine.native import extension
+from tapernet.engine.steps import ByTorch, Lowered, Native, Row, Stops
 from tapernet.engine.values import Groups, Run, Value, shape_of, value_of
 from tapernet.errors import ConfigError
-from tapernet.nn.check import Check
 from tapernet.nn.norm import PrefixBatchNorm, PrefixBatchNorm1d, PrefixBatchNorm2d
 from tapernet.nn.order import EXACT
 from tapernet.nn.prefix import PrefixConv2d, PrefixLinear, PrefixModule
@@ -28,88 +28,6 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
 CLAMPS: dict[type[nn.Module], tuple[float, float]] = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0)}
 FREE = (-math.inf, math.inf)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One operation in an engine's summary.
-
-    Args:
-        name: path of the module, or the function's name.
-        kernel: what computes it.
-        takes_in: what else it does on the way.
-    """
-
-    name: str
-    kernel: str
-    takes_in: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Stops:
-    """What decides where a terminating layer's checks are at a budget."""
-
-    checks: tuple[Check, ...]
-    terms: int
-    filters: int
-    taps: int
-    has_bias: bool
-    input_runs: tuple[Run, ...]
-    output_runs: tuple[Run, ...]
-
-    def positions(self, kept: Sequence[int]) -> list[list[int]]:
-        """Of each check and kept filter, its position."""
-        terms = kept_channels(self.input_runs, kept) * self.taps + self.has_bias
-        filters = kept_channels(self.output_runs, kept)
-        return [check.positions(self.terms, terms, self.filters)[:filters] for check in self.checks]
-
-
-@dataclass
-class Native:
-    """Consecutive operations that the kernels do.
-
-    Args:
-        network: the extension's network.
-        inputs: nodes that it reads.
-        outputs: nodes whose values leave it, and whether as features.
-        stops: of each terminating convolution.
-    """
-
-    network: Any
-    inputs: list[fx.Node] = field(default_factory=list)
-    outputs: list[tuple[fx.Node, bool]] = field(default_factory=list)
-    stops: list[Stops] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ByTorch:
-    """An operation that torch does."""
-
-    node: fx.Node
-
-
-@dataclass
-class Lowered:
-    """A network as steps in the order in which they run.
-
-    Args:
-        steps: native runs, and torch's operations between them.
-        rows: of the summary.
-        keys: of the batch-norm statistics, in the order of the native variants.
-        result: the node that the network returns.
-        inputs: the nodes that it takes.
-    """
-
-    steps: list[Native | ByTorch]
-    rows: list[Row]
-    keys: list[str]
-    result: fx.Node
-    inputs: list[fx.Node]
-
-
-def kept_channels(runs: Sequence[Run], kept: Sequence[int]) -> int:
-    """Channels at a budget, from the kept count of each group."""
-    return sum(size if group < 0 else kept[group] for size, group in runs)
 
 
 def lower(graph: fx.GraphModule, groups: Groups, ranges: int, kernels: str, choices: Mapping[str, str]) -> Lowered:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, fx
 
 from tapernet.engine.dial import Dial, Setting
-from tapernet.engine.lower import ByTorch, Lowered, Native
 from tapernet.engine.native import extension
+from tapernet.engine.steps import ByTorch, Lowered, Native
 from tapernet.errors import ConfigError
 
 Size = tuple[int, int]
+MOST_PLANS = 256
+"""Budgets times image sizes that are remembered at once."""
 
 
 class Plan:
@@ -79,6 +81,8 @@ class NativeStep:
         if found is None:
             with self._lock:
                 found = self._plans.get((setting, sizes)) or self._make(setting, sizes)
+                if len(self._plans) >= MOST_PLANS:
+                    self._plans.pop(next(iter(self._plans)), None)  # the oldest
                 self._plans[setting, sizes] = found
         return found
 
