@@ -1,9 +1,13 @@
 """Small data and networks that every test may use."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from tapernet.cli import main
 from tapernet.data import ImageData
 from tapernet.zoo.mlp import mlp
 
@@ -34,3 +38,17 @@ def val() -> ImageData:
 def plain() -> nn.Module:
     torch.manual_seed(0)
     return mlp((1, 4, 4), 3, (20, 12))
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Sequence[str]], str]:
+    """Runs a command in an empty folder, which must exit with 2; returns what it says."""
+
+    def run(arguments: Sequence[str]) -> str:
+        monkeypatch.chdir(tmp_path)
+        assert main(arguments) == 2
+        return capsys.readouterr().err
+
+    return run

@@ -1,3 +1,4 @@
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,7 @@ def test_measured_layers_are_kept(resnet_file: Path, tmp_path: Path) -> None:
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
 def test_a_mistake_is_named(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    Path("text.json").write_text("no table")
-    assert main(["search", *arguments]) == 2
-    assert message in capsys.readouterr().err
+    arguments: list[str], message: str, tmp_path: Path, refused: Callable[[Sequence[str]], str]
+) -> None:
+    (tmp_path / "text.json").write_text("no table")
+    assert message in refused(["search", *arguments])

@@ -1,3 +1,4 @@
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,6 @@ def test_a_network_with_a_dial_keeps_it(tmp_path: Path) -> None:
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
 def test_a_mistake_is_named_and_exits_2(
-    options: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    options: list[str], message: str, refused: Callable[[Sequence[str]], str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["terminate", "--images", "50", "--placement", "greedy-paper", *options]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refused(["terminate", "--images", "50", "--placement", "greedy-paper", *options])

@@ -47,6 +47,11 @@ def calibrate(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], bud
         raise ConfigError("calibrate needs at least one batch of images")
 
 
+def few_batches(images: Tensor, count: int, batch_size: int) -> list[Tensor]:
+    """The first `count` images in batches that statistics can be measured on, which have two images or more."""
+    return [batch for batch in torch.split(images[:count], batch_size) if len(batch) > 1]
+
+
 def forget(net: TaperedNet) -> None:
     """Drops the batch-norm statistics of the budget that is set."""
     for layer in net.batch_norms():

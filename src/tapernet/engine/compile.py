@@ -92,7 +92,7 @@ def compile(
 
 
 def _lowered(graph: fx.GraphModule, net: nn.Module, kernels: str, choices: Mapping[str, str]) -> Lowered:
-    groups = net._group_list if isinstance(net, TaperedNet) else ()
+    groups = net.channel_groups if isinstance(net, TaperedNet) else ()
     ranges = len(net.ranges) if isinstance(net, TaperedNet) else 1
     return lower(graph, Groups(groups), ranges, kernels, choices)
 

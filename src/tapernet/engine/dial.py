@@ -36,7 +36,7 @@ class Dial:
 
     def __init__(self, net: nn.Module, torch_layers: Iterable[str]) -> None:
         inner: nn.Module = net.model if isinstance(net, TaperedNet) else net
-        groups = list(net._group_list) if isinstance(net, TaperedNet) else []
+        groups = list(net.channel_groups) if isinstance(net, TaperedNet) else []
         norms = [m for m in inner.modules() if isinstance(m, PrefixBatchNorm)]
         layers = {path: inner.get_submodule(path) for path in torch_layers}
         # Together, so that the copied layers are cut by the copied groups.
@@ -78,6 +78,5 @@ class Dial:
         except ConfigError:
             self._net.budget = before
             raise
-        groups = self._net._group_list
-        kept = tuple([group.kept for group in groups])
-        return Setting(kept, groups[0].active, self.norms[0].key if self.norms else "100")
+        key = self.norms[0].key if self.norms else "100"
+        return Setting(self._net.kept_channels(), self._net.channel_groups[0].active, key)

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -131,30 +131,32 @@ class Program:
         """The network's output."""
         if self._only is not None:
             return self._only.run(setting, [x], threads)[0]
-        env: dict[fx.Node, Any] = {self._inputs[0]: x}
-        for step in self.steps:
-            if isinstance(step, NativeStep):
-                results = step.run(setting, [env[node] for node in step.inputs], threads)
-                for (node, _), result in zip(step.outputs, results, strict=True):
-                    env[node] = result
-            else:
-                env[step.node] = self._by_torch(step.node, env)
+        env = self._walk(x, lambda step, inputs: step.run(setting, inputs, threads))
         out: Tensor = env[self._result]
         return out
 
     def times(self, setting: Setting, x: Tensor) -> dict[str, float]:
         """Seconds of each native operation of a run on one thread."""
-        env: dict[fx.Node, Any] = {self._inputs[0]: x}
         found: dict[str, float] = {}
+
+        def timed(step: NativeStep, inputs: Sequence[Tensor]) -> list[Tensor]:
+            results, seconds = step.times(setting, inputs)
+            found.update(seconds)
+            return results
+
+        self._walk(x, timed)
+        return found
+
+    def _walk(self, x: Tensor, run: Callable[[NativeStep, Sequence[Tensor]], list[Tensor]]) -> dict[fx.Node, Any]:
+        """What every step computes, native ones by `run`."""
+        env: dict[fx.Node, Any] = {self._inputs[0]: x}
         for step in self.steps:
             if isinstance(step, NativeStep):
-                results, seconds = step.times(setting, [env[node] for node in step.inputs])
-                found |= seconds
-                for (node, _), result in zip(step.outputs, results, strict=True):
-                    env[node] = result
+                results = run(step, [env[node] for node in step.inputs])
+                env |= {node: result for (node, _), result in zip(step.outputs, results, strict=True)}
             else:
                 env[step.node] = self._by_torch(step.node, env)
-        return found
+        return env
 
     def _by_torch(self, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])

@@ -13,6 +13,7 @@ from tapernet.convert.extract import extract
 from tapernet.engine.compile import compile
 from tapernet.engine.peers import PEERS, Call
 from tapernet.errors import ConfigError
+from tapernet.measure.latency import using_threads
 from tapernet.measure.macs import total_macs
 from tapernet.nn.net import Budget, TaperedNet
 from tapernet.registry import unknown
@@ -167,16 +168,12 @@ def race(
     engine = compile(net, budgets=budgets, threads=threads)
     missing: dict[str, str] = {}
     timings: list[Timing] = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with using_threads(threads):
         for budget in budgets:
             say(f"budget {budget}")
             calls, error = _calls(net, engine, images, budget, runtimes or list(PEERS), threads, missing)
             taken = _take_turns(calls, rounds, seconds)
             timings += _timings(net, images, budget, taken, error, timings)
-    finally:
-        torch.set_num_threads(before)
     return Race(name, machine, len(images), threads, rounds, engine.kernels, tuple(timings), missing)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tapernet.data import ImageData
-from tapernet.experiment.common import ModelConfig, make_plain
+from tapernet.data import ImageData, Splits
+from tapernet.experiment.common import ModelConfig, input_spec, make_plain
 from tapernet.saving import InputSpec, save
 from tapernet.train.loop import History, fit
 from tapernet.train.recipes import FineTune
@@ -48,6 +48,12 @@ class Split:
     seed: int
     spec: InputSpec
 
+    @staticmethod
+    def of(splits: Splits, validation: int, seed: int, source: str) -> "Split":
+        """Of a data set: `validation` training images, drawn by the seed, are held out."""
+        train, val = splits.train.split(validation, seed=seed)
+        return Split(train, val, seed, input_spec(train, source))
+
 
 def train_phase(net: nn.Module, phase: Phase, data: Split, folder: Path) -> History:
     """Trains `net` in place, or goes on where a stopped run was, and leaves it in the folder as `NETWORK`."""
@@ -73,10 +79,7 @@ def trained_base(model: ModelConfig, phase: Phase, data: Split, runs: Path) -> n
 
 
 def plain_phase(phase: Phase) -> dict[str, Any]:
-    """What decides a phase's outcome, as JSON can hold it: options at their default are left out, the seed too.
-
-    So an option that is new to the library does not make old results those of other settings.
-    """
-    plain, usual = asdict(phase), asdict(Settings())
-    plain["settings"] = {k: v for k, v in plain["settings"].items() if v != usual[k] and k != "seed"}
+    """What decides a phase's outcome, as JSON can hold it; the seed stands elsewhere."""
+    plain = asdict(phase)
+    del plain["settings"]["seed"]
     return plain

@@ -86,9 +86,32 @@ class Results:
         known = [self.curves[name] for name in self.names if name in self.curves]
         write_json(self.path, {"title": self.title, "hardware": hardware(), "curves": known})
 
-    def refuse(self, name: str) -> ConfigError:
-        """The error for a curve that was made with other settings."""
-        return ConfigError(f"{self.path} holds {name!r} made with other settings; remove that curve from it")
+    def curve(self, empty: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+        """The curve of that name as the file holds it, or `empty` if it is new.
+
+        Args:
+            empty: with "name" and "config", which is what decides the curve's numbers.
+            usual: the defaults of the options in the config.
+
+        Raises:
+            ConfigError: the file holds one that was made with another config.
+        """
+        curve = self.curves.setdefault(empty["name"], empty)
+        if not unchanged(curve["config"], empty["config"], as_json(usual)):
+            name = empty["name"]
+            raise ConfigError(f"{self.path} holds {name!r} made with other settings; remove that curve from it")
+        return curve
+
+
+def unchanged(stored: Any, current: Any, usual: Any) -> bool:
+    """Whether two configs are one; an option that is newer than the stored one had its default then."""
+    if not (isinstance(stored, dict) and isinstance(current, dict)):
+        return bool(stored == current)
+    usual = usual if isinstance(usual, dict) else {}
+    return stored.keys() <= current.keys() and all(
+        unchanged(stored[k], v, usual.get(k)) if k in stored else k in usual and v == usual[k]
+        for k, v in current.items()
+    )
 
 
 def chosen(configs: Sequence[N], only: Collection[str]) -> list[N]:

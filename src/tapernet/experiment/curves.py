@@ -12,7 +12,7 @@ from tapernet.convert.taper import taper
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
 from tapernet.experiment.base import NETWORK, Phase, Split, new_network, plain_phase, trained_base
-from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, input_spec, slug
+from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, slug
 from tapernet.measure.curve import Curve, evaluate
 from tapernet.nn.net import TaperedNet
 from tapernet.saving import save
@@ -77,9 +77,7 @@ def reproduce(experiment: Experiment, job: Job) -> None:
     splits = load_data(job.data or experiment.data)
     results = Results(job.result, experiment.title, [c.name for c in experiment.curves])
     for config in configs:
-        curve = results.curves.setdefault(config.name, _empty(experiment, config))
-        if not _same(curve["config"], config, _plain(experiment, config)):
-            raise results.refuse(config.name)
+        curve = results.curve(_empty(experiment, config), _usual(config))
         for seed in experiment.seeds:
             if seed in curve["seeds"]:
                 continue
@@ -95,8 +93,7 @@ class _Run:
 
     def __init__(self, experiment: Experiment, config: CurveConfig, splits: Splits, seed: int, runs: Path) -> None:
         self.experiment, self.config, self.test, self.runs = experiment, config, splits.test, runs
-        train, val = splits.train.split(experiment.validation, seed=seed)
-        self.data = Split(train, val, seed, input_spec(train, experiment.data))
+        self.data = Split.of(splits, experiment.validation, seed, experiment.data)
         self.folder = runs / slug(config.name) / f"seed{seed}"
 
     def train(self, recipe: Recipe, folder: Path) -> tuple[TaperedNet, History]:
@@ -185,10 +182,6 @@ def _plain(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
     return plain
 
 
-def _same(stored: dict[str, Any], config: CurveConfig, current: dict[str, Any]) -> bool:
-    """Whether two configs are one; an option that is newer than the stored one had its default then."""
-    defaults = {"recipe": vars(type(config.recipe)()), "settings": vars(Settings())}
-    fill = as_json(defaults)
-    return current == {k: {**fill.get(k, {}), **v} if k in fill else v for k, v in stored.items()} | {
-        "settings": {k: v for k, v in {**fill["settings"], **stored["settings"]}.items() if k != "seed"}
-    }
+def _usual(config: CurveConfig) -> dict[str, Any]:
+    """The defaults of the options in a config."""
+    return {"recipe": vars(type(config.recipe)()), "settings": vars(Settings()), "base": plain_phase(Phase(0))}

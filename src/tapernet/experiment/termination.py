@@ -14,7 +14,7 @@ from torch import nn
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
 from tapernet.experiment.base import Phase, Split, plain_phase, train_phase, trained_base
-from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, input_spec, slug
+from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, slug
 from tapernet.experiment.methods import METHODS
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.macs import total_macs
@@ -82,9 +82,7 @@ def reproduce(experiment: Experiment, job: Job) -> None:
     splits = load_data(job.data or experiment.data)
     results = Results(job.result, experiment.title, [c.name for c in experiment.curves])
     for config in configs:
-        curve = results.curves.setdefault(config.name, _empty(experiment, config))
-        if curve["config"] != _plain(experiment, config):
-            raise results.refuse(config.name)
+        results.curve(_empty(experiment, config), {"base": plain_phase(Phase(0)), "training": plain_phase(Phase(0))})
     for seed in experiment.seeds:
         start = _Start(experiment, splits, seed, job.runs)
         for config in configs:
@@ -103,8 +101,7 @@ class _Start:
 
     def __init__(self, experiment: Experiment, splits: Splits, seed: int, runs: Path) -> None:
         self.experiment, self.runs, self.test = experiment, runs, splits.test
-        train, val = splits.train.split(experiment.validation, seed=seed)
-        self.data = Split(train, val, seed, input_spec(splits.train, experiment.data))
+        self.data = Split.of(splits, experiment.validation, seed, experiment.data)
 
     def measured(self, config: CurveConfig, point: float, others: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Makes, trains and measures one point; what is there already is not made again.
@@ -116,15 +113,17 @@ class _Start:
         """
         folder = self.runs / slug(config.name) / f"seed{self.data.seed}" / f"{point:g}"
         net = self._made(config, point, folder / "before.safetensors")
-        before, history = as_json(self._measure(net)), None
+        after = before = as_json(self._measure(net))
+        history = None
         same = next((p for p in others if (p["seed"], p["before"]) == (self.data.seed, before)), None)
         if same is not None:
             return {**same, "point": point}
         phase = _phase(self.experiment, config)
         if phase is not None:
             history = train_phase(net, phase, self.data, folder)
+            after = self._measure(net)
         return {
-            "seed": self.data.seed, "point": point, **self._measure(net), "before": before,
+            "seed": self.data.seed, "point": point, **after, "before": before,
             "minutes": round(history.minutes, 2) if history else 0.0,
             "validation": history.rows[-1]["val"] if history else None, "commit": commit(),
         }  # fmt: skip

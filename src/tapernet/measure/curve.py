@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -59,19 +59,7 @@ class Curve:
 
     def save(self, path: str | Path) -> None:
         """Writes .json or .csv, or a picture for any ending that matplotlib knows (.png, .svg, .pdf)."""
-        path = Path(path)
-        if path.suffix == ".json":
-            write_json(path, asdict(self))
-        elif path.suffix == ".csv":
-            text = io.StringIO()
-            writer = csv.DictWriter(text, [f.name for f in fields(Point)])
-            writer.writeheader()
-            writer.writerows(asdict(p) for p in self.points)
-            write_text(path, text.getvalue())
-        else:
-            from tapernet.measure.plot import save_figure
-
-            save_figure(self.plot(), path)
+        save_points(self, self.points, path, self.plot)
 
     @staticmethod
     def load(path: str | Path) -> "Curve":
@@ -102,6 +90,36 @@ class Curve:
         return table
 
 
+def save_points(whole: Any, points: Sequence[Any], path: str | Path, plot: Callable[[], Any]) -> None:
+    """Writes a dataclass of points as .json, its points as .csv, or its plot for any other ending."""
+    path = Path(path)
+    if path.suffix == ".json":
+        write_json(path, asdict(whole))
+    elif path.suffix == ".csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [f.name for f in fields(points[0])])
+        writer.writeheader()
+        writer.writerows(asdict(p) for p in points)
+        write_text(path, text.getvalue())
+    else:
+        from tapernet.measure.plot import save_figure
+
+        save_figure(plot(), path)
+
+
+def measured_budgets(net: nn.Module, budgets: Iterable[float] | None) -> list[float]:
+    """Where a network is measured, in increasing order: by default 10%, 20%, ..., 100%, or 1.0 without a dial.
+
+    Raises:
+        ConfigError: a bad budget, or another than 1.0 for a network without a dial.
+    """
+    dial = isinstance(net, TaperedNet)
+    found = sorted(check_budgets((TEN_BUDGETS if dial else (1.0,)) if budgets is None else budgets))
+    if not dial and found != [1.0]:
+        raise ConfigError(f"{type(net).__name__} has no dial: it runs at budget 1.0 alone")
+    return found
+
+
 def evaluate(
     net: nn.Module,
     data: ImageData,
@@ -125,10 +143,7 @@ def evaluate(
         DataError: the images do not have the network's shape, or the labels are more than its outputs.
         ConfigError: a bad budget.
     """
-    dial = isinstance(net, TaperedNet)
-    budgets = sorted(check_budgets((TEN_BUDGETS if dial else (1.0,)) if budgets is None else budgets))
-    if not dial and budgets != [1.0]:
-        raise ConfigError(f"{type(net).__name__} has no dial: it runs at budget 1.0 alone")
+    budgets = measured_budgets(net, budgets)
     if isinstance(net, TaperedNet) and data.shape != net.input_shape:
         raise DataError(f"the images have shape {data.shape}, but the network takes {net.input_shape}")
     images = data.as_float()

@@ -1,22 +1,18 @@
 """Both knobs of one network in one table: the budget, and checks that stop filters early."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from tapernet.budget import TEN_BUDGETS, check_budgets
 from tapernet.data import ImageData
-from tapernet.errors import ConfigError
-from tapernet.files import write_json, write_text
 from tapernet.measure.accuracy import accuracies
+from tapernet.measure.curve import measured_budgets, save_points
 from tapernet.measure.termination import count_termination
-from tapernet.nn.net import TaperedNet, at
+from tapernet.nn.net import at
 from tapernet.nn.terminating import terminating_layers
 
 
@@ -55,19 +51,9 @@ class JointTable:
 
     def save(self, path: str | Path) -> None:
         """Writes .json or .csv, or a picture for any ending that matplotlib knows (.png, .svg, .pdf)."""
-        path = Path(path)
-        if path.suffix == ".json":
-            write_json(path, asdict(self))
-        elif path.suffix == ".csv":
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(JointPoint.__dataclass_fields__))
-            writer.writeheader()
-            writer.writerows(asdict(p) for p in self.points)
-            write_text(path, text.getvalue())
-        else:
-            from tapernet.measure.plot import plot_joint, save_figure
+        from tapernet.measure.plot import plot_joint
 
-            save_figure(plot_joint(self), path)
+        save_points(self, self.points, path, lambda: plot_joint(self))
 
     def table(self) -> Any:
         """The points as a rich table."""
@@ -94,10 +80,7 @@ def evaluate_joint(
     Raises:
         ConfigError: a bad budget, or a network without terminating layers.
     """
-    dial = isinstance(net, TaperedNet)
-    budgets = sorted(check_budgets((TEN_BUDGETS if dial else (1.0,)) if budgets is None else budgets))
-    if not dial and budgets != [1.0]:
-        raise ConfigError(f"{type(net).__name__} has no dial: it runs at budget 1.0 alone")
+    budgets = measured_budgets(net, budgets)
     images = data.as_float()
     with at(net, 1.0):
         whole = count_termination(net, images[:1]).total

@@ -5,11 +5,10 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from tapernet.budget import TEN_BUDGETS, check_budgets, to_percent
-from tapernet.convert.calibrate import calibrate, calibrated, standing_in
+from tapernet.convert.calibrate import calibrate, calibrated, few_batches, standing_in
 from tapernet.convert.extract import extract
 from tapernet.data import ImageData
 from tapernet.errors import ConfigError, DataError
@@ -78,7 +77,8 @@ def search_budget(
         check_name(name)
     percents = [to_percent(share) for share in check_budgets(shares)]
     seen, kept_back = val.split(held_back, seed) if held_back else (val, None)
-    judge = _Judge(net, seen, kept_back, _batches(train))
+    batches = [] if train is None else few_batches(train.as_float(), CALIBRATION_IMAGES, CALIBRATION_BATCH)
+    judge = _Judge(net, seen, kept_back, batches)
     macs = MacCost(net)
     if max_macs is not None:
         search = _Search(net, judge, macs, max_macs, percents, trials, random.Random(seed), say)
@@ -122,13 +122,6 @@ def _check(
     for data in (val, train):
         if data is not None and data.shape != net.input_shape:
             raise DataError(f"the images have shape {data.shape}, but the network takes {net.input_shape}")
-
-
-def _batches(train: ImageData | None) -> list[Tensor]:
-    if train is None:
-        return []
-    batches = torch.split(train.as_float()[:CALIBRATION_IMAGES], CALIBRATION_BATCH)
-    return [batch for batch in batches if len(batch) > 1]
 
 
 @dataclass

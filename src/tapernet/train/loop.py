@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tapernet.budget import TEN_BUDGETS
-from tapernet.convert.calibrate import calibrate, measuring
+from tapernet.convert.calibrate import calibrate, few_batches, measuring
 from tapernet.data import ImageData, augment, batches
 from tapernet.errors import DataError, TrainingError
 from tapernet.measure.accuracy import accuracies
@@ -177,8 +177,8 @@ class _Run:
     def _calibrate(self, budgets: Iterable[float]) -> None:
         """Measures batch-norm statistics on the first training images, the same ones in every process."""
         if isinstance(self.net, TaperedNet):
-            images = torch.split(self.images[:CALIBRATION_IMAGES], self.settings.batch_size)
-            calibrate(self.net, (self.fabric.to_device(x) for x in images if len(x) > 1), budgets)
+            images = few_batches(self.images, CALIBRATION_IMAGES, self.settings.batch_size)
+            calibrate(self.net, (self.fabric.to_device(x) for x in images), budgets)
 
     def _forget_statistics(self) -> None:
         if isinstance(self.net, TaperedNet):

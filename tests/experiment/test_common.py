@@ -1,0 +1,20 @@
+from tapernet.experiment.common import unchanged
+
+USUAL = {"settings": {"lr": 0.1, "new": 0}, "base": {"settings": {"new": 0}}}
+
+
+def test_an_option_that_is_new_had_its_default() -> None:
+    stored = {"settings": {"lr": 0.1}, "base": {"epochs": 3, "settings": {}}}
+    current = {"settings": {"lr": 0.1, "new": 0}, "base": {"epochs": 3, "settings": {"new": 0}}}
+    assert unchanged(stored, current, USUAL)
+    assert not unchanged(stored, current | {"settings": {"lr": 0.1, "new": 1}}, USUAL)
+    assert not unchanged(stored, current | {"base": {"epochs": 3, "settings": {"new": 1}}}, USUAL)
+
+
+def test_what_was_said_must_be_said_again() -> None:
+    stored = {"settings": {"lr": 0.1}}
+    assert not unchanged(stored, {"settings": {"lr": 0.2}}, USUAL)
+    assert not unchanged(stored, {"settings": {}}, USUAL)
+    assert not unchanged(stored, {}, USUAL)
+    assert not unchanged(stored, {"settings": {"lr": 0.1}, "more": 1}, USUAL)
+    assert not unchanged({"training": None}, {"training": {"epochs": 3}}, USUAL)
