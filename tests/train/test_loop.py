@@ -310,6 +310,31 @@ def test_data_that_does_not_fit_is_refused(
         fit(taper(plain, EXAMPLE), change(train), change(val), IDP(), progress=False)  # type: ignore[operator]
 
 
+class Seen(nn.Module):
+    """Notes the sides of the images that it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool, self.classify = nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Linear(4, 3)
+        self.sides: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.sides.append(x.shape[-1])
+        return self.classify(self.pool(self.conv(x)).flatten(1))
+
+
+def test_images_grow_with_the_epochs(train: ImageData, val: ImageData) -> None:
+    net, whole = Seen(), train.shape[-1]
+    fit(net, train, val, FineTune(epochs=4), Settings(batch_size=len(train), sides=((1, 3), (2, 4))), progress=False)
+    assert net.sides == [3, 4, 4, whole]
+
+
+def test_images_smaller_than_the_network_takes_are_refused(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    with pytest.raises(ConfigError, match="2 pixels a side"):
+        fit(plain, train, val, FineTune(epochs=1), Settings(sides=((1, 2),)), progress=False)
+
+
 def test_a_loss_that_explodes_stops_the_run(plain: nn.Module, train: ImageData, val: ImageData) -> None:
     net: TaperedNet = taper(plain, EXAMPLE)
     with pytest.raises(TrainingError, match="a lower lr may help"):

@@ -30,6 +30,11 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert Settings(lr=2.0).lr_at(7.3, 10) == 2.0
 
 
+def test_images_grow_from_pair_to_pair() -> None:
+    settings = Settings(sides=((2, 8), (1, 12)))
+    assert [settings.side_at(epoch) for epoch in range(5)] == [8, 8, 12, None, None]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -42,6 +47,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
         ({"profile_lr": -1.0}, "profile_lr"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"warmup": float("nan")}, "warmup"),
+        ({"sides": ((1, 0),)}, "sides"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, object], message: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tapernet.registry import Registry
@@ -83,6 +84,11 @@ def dropout(batch: Tensor, generator: torch.Generator, fill: Tensor | float = 0.
     kept = _draw(5, (n, 1, height, width), generator, batch) > 0
     black = torch.as_tensor(fill, dtype=batch.dtype, device=batch.device).reshape(1, -1, 1, 1)
     return black + (batch - black) * kept / 0.8
+
+
+def shrink(batch: Tensor, pixels: int) -> Tensor:
+    """A batch (N, C, H, W) at (N, C, pixels, pixels), averaged over what a smaller pixel covers."""
+    return F.interpolate(batch, (pixels, pixels), mode="bilinear", antialias=True)
 
 
 def _window(size: int, n: int, generator: torch.Generator, batch: Tensor) -> Tensor:

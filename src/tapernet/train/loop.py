@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tapernet.budget import TEN_BUDGETS
 from tapernet.convert.calibrate import calibrate, few_batches, measuring
 from tapernet.data import ImageData, augment, batches
-from tapernet.errors import DataError, TrainingError
+from tapernet.data.augment import shrink
+from tapernet.errors import ConfigError, DataError, TapernetError, TrainingError
 from tapernet.measure.accuracy import accuracies
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.narrow import narrowed
@@ -78,7 +79,7 @@ def fit(
         TrainingError: the loss is no longer finite.
     """
     settings = settings or Settings()
-    _check_data(net, train, val)
+    _check_data(net, train, val, settings)
     fabric = fabric or make_fabric(settings.precision)
     run = _Run(net, train, val, recipe, settings, fabric, None if run_dir is None else Path(run_dir))
     with torch.random.fork_rng(devices=[]), Report(run.log_folder, progress and fabric.is_global_zero) as report:
@@ -99,7 +100,7 @@ def make_fabric(precision: str = "32-true") -> Fabric:
     return fabric
 
 
-def _check_data(net: nn.Module, train: ImageData, val: ImageData) -> None:
+def _check_data(net: nn.Module, train: ImageData, val: ImageData, settings: Settings) -> None:
     for name, data in (("training", train), ("validation", val)):
         if isinstance(net, TaperedNet) and data.shape != net.input_shape:
             raise DataError(f"{name} images have shape {data.shape}, but the network takes {net.input_shape}")
@@ -107,10 +108,20 @@ def _check_data(net: nn.Module, train: ImageData, val: ImageData) -> None:
         raise DataError("training and validation data differ in image shape or classes")
     # A network that was never calibrated has no batch-norm statistics yet; two images give it some for the moment.
     with measuring(net) if isinstance(net, TaperedNet) else eval_mode(net), torch.no_grad():
-        scores = net(train.as_float()[:2].to(next(net.parameters()).device))
+        images = train.as_float()[:2].to(next(net.parameters()).device)
+        scores = net(images)
+        for _, pixels in settings.sides:
+            _check_side(net, images, pixels)
     if scores.ndim != 2 or scores.shape[1] != train.classes:
         raise DataError(f"the network gives scores of shape {tuple(scores.shape[1:])} for an image, "
                         f"but the data set has {train.classes} classes")
+
+
+def _check_side(net: nn.Module, images: Tensor, pixels: int) -> None:
+    try:
+        net(shrink(images, pixels))
+    except (RuntimeError, TapernetError) as error:
+        raise ConfigError(f"the network does not take images of {pixels} pixels a side: {error}") from error
 
 
 class _Run:
@@ -212,11 +223,14 @@ class _Run:
         self.net.train()
         total, seen = torch.zeros((), device=self.fabric.device), 0
         steps = -(-len(self.labels) // settings.batch_size)
+        side = settings.side_at(state.epoch)
         for done, indices in enumerate(batches(len(self.labels), settings.batch_size, shared)):
             lr = settings.lr_at(state.epoch + done / steps, stage.max_epochs)
             for group in optimizers[0].param_groups:
                 group["lr"] = lr
             images = augment(self.images[indices], settings.augment, shared, self.black)[rank::world]
+            if side is not None:
+                images = shrink(images, side)
             labels = self.labels[indices][rank::world]
             # Processes average their gradients, so dividing by the mean share makes the sum the whole batch's mean.
             step = Step(stage.objective.draw(rng), len(indices) / world)

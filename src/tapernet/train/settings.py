@@ -30,6 +30,9 @@ class Settings:
         profile_lr: Adam's learning rate for a trainable profile.
         profile_order: one of `tapernet.profile.PROFILE_ORDERS`: "cumulative-minimum" as in the paper, or "isotonic".
         augment: names of augmentations, in the order in which they are applied.
+        sides: (epochs, pixels) pairs: images of each stage's first epochs are shrunk to so many pixels a side, then to
+            the next pair's, and are whole after the last. An epoch at half the side takes about a quarter of the time;
+            the network must take every size. Validation is at the whole size.
         channels_last: keep weights and activations in memory with the channels innermost, which convolutions on a
             CPU often prefer. The network stays so.
         precision: of Fabric: "32-true", "bf16-mixed", ...
@@ -46,6 +49,7 @@ class Settings:
     profile_lr: float = 1e-3
     profile_order: str = "cumulative-minimum"
     augment: tuple[str, ...] = ()
+    sides: tuple[tuple[int, int], ...] = ()
     channels_last: bool = False
     precision: str = "32-true"
     seed: int = 0
@@ -63,6 +67,9 @@ class Settings:
         for field in ("warmup", "momentum", "weight_decay"):
             if not getattr(self, field) >= 0:
                 raise ConfigError(f"{field} is not negative, but is {getattr(self, field)!r}")
+
+        if any(min(pair) < 1 for pair in self.sides):
+            raise ConfigError(f"sides are pairs of epochs and pixels, both at least 1, not {self.sides!r}")
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over the network's weights."""
@@ -82,3 +89,11 @@ class Settings:
         rise = min(1.0, epoch / self.warmup) if self.warmup else 1.0
         fall = (1 + cos(pi * epoch / epochs)) / 2 if self.schedule == "cosine" else 1.0
         return self.lr * rise * fall
+
+    def side_at(self, epoch: int) -> int | None:
+        """Pixels to which images are shrunk in an epoch of a stage, counted from 0; None leaves them whole."""
+        for epochs, pixels in self.sides:
+            if epoch < epochs:
+                return pixels
+            epoch -= epochs
+        return None
