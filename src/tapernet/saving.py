@@ -44,8 +44,9 @@ def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> Non
     """Writes a network, atomically.
 
     Args:
-        net: from `taper`, `terminate` or `prune_filters`, or one of these after another; or a plain network of the
-            zoo. One whose model is not from the zoo is loaded with `load(path, model=...)`.
+        net: from `taper`, `terminate` or `prune_filters`, or one of these after another, with its checks and what
+            `Engine.remember` left in it; or a plain network of the zoo. One whose model is not from the zoo is loaded
+            with `load(path, model=...)`.
         path: the file, by custom ending in .safetensors.
         spec: how its images were prepared; kept for whoever loads it.
 
@@ -100,7 +101,7 @@ def load_with_spec(path: str | Path, model: nn.Module | None = None) -> tuple[nn
         net.load_state_dict(tensors)
         if isinstance(net, TaperedNet) and header.get(CASCADE) is not None:
             net.options[CASCADE] = header[CASCADE]
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (FileError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise FileError(f"{path} does not fit together: {error}") from error
     return net.eval(), None if spec is None else _spec(spec)
 

@@ -9,6 +9,7 @@ from engine_reference import by_torch, close
 import tapernet as tn
 from tapernet.engine import native
 from tapernet.errors import ConfigError
+from tapernet.nn.terminating import terminating_layers
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +46,17 @@ def test_it_says_so_once(recwarn: pytest.WarningsRecorder) -> None:
     told = [w for w in recwarn if "kernels were not built" in str(w.message)]
     assert len(told) == 1
     assert told[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("ignore:the native kernels")
+def test_it_has_no_choices_to_remember_and_uses_none() -> None:
+    x = torch.rand(2, 3, 32, 32)
+    net = tn.terminate(tn.zoo.create("c10net"), x).eval()
+    layer = terminating_layers(net)["conv1"]
+    layer.set_checks([tn.Check(share=0.1)])
+    layer.choices = {"avx2": "dense"}
+    engine = tn.compile(net, x)
+    assert engine.notes == ("choices for avx2, not for torch, so not used: conv1",)
+    with pytest.raises(ConfigError, match="through torch alone"):
+        engine.remember(net)
+    close(engine(x), by_torch(net, x))

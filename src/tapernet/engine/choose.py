@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from tapernet.engine.engine import Engine
-from tapernet.engine.lower import DENSE, TERMINATING
 from tapernet.nn.net import Budget
+from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d
 
 ROUNDS = 9
 
@@ -46,3 +46,19 @@ def choose(
             for path in paths:
                 times[kind][path] += statistics.median(t.get(path, 0.0) for t in of_turns)
     return {path: min(engines, key=lambda kind: times[kind][path]) for path in paths}
+
+
+def remembered(layers: Mapping[str, TerminatingConv2d], kernels: str) -> tuple[dict[str, str], list[str]]:
+    """What the layers remember of these kernels, and a line for each other instruction set whose choices do not count.
+
+    Args:
+        layers: those to decide.
+        kernels: the instruction set of the engine, or "torch".
+    """
+    chosen = {path: layer.choices[kernels] for path, layer in layers.items() if kernels in layer.choices}
+    others: dict[str, list[str]] = {}
+    for path, layer in layers.items():
+        for other in sorted(layer.choices) if path not in chosen else ():
+            others.setdefault(other, []).append(path)
+    notes = [f"choices for {other}, not for {kernels}, so not used: {', '.join(p)}" for other, p in others.items()]
+    return chosen, notes

@@ -1,16 +1,16 @@
 """`compile`: from a network to an engine."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from tapernet.engine.choose import choose
+from tapernet.engine.choose import choose, remembered
 from tapernet.engine.dial import Dial
 from tapernet.engine.engine import Engine
-from tapernet.engine.lower import DENSE, TERMINATING, lower
+from tapernet.engine.lower import lower
 from tapernet.engine.native import choose_kernels, extension, warn_once
 from tapernet.engine.program import Program
 from tapernet.engine.steps import ByTorch, Lowered, Row
@@ -18,7 +18,7 @@ from tapernet.engine.tracing import trace_with_shapes
 from tapernet.engine.values import Groups
 from tapernet.errors import ConfigError
 from tapernet.nn.net import Budget, TaperedNet, at
-from tapernet.nn.terminating import TerminatingConv2d
+from tapernet.nn.terminating import DENSE, TERMINATING, terminating_layers
 from tapernet.registry import unknown
 
 
@@ -39,15 +39,17 @@ def compile(
     `Engine.summary` tells.
 
     A layer of a network from `tapernet.terminate` that has checks either stops early, as the network does, or computes
-    everything, which is sometimes faster and never less accurate before the checks were trained for. By default all of
-    them stop; with `calibration`, each is timed both ways.
+    everything, which is sometimes faster and never less accurate before the checks were trained for. What decides, the
+    first that says something about a layer: `choices`; with `calibration`, the times of both ways; without it, what the
+    network remembers from `Engine.remember`, perhaps through a file, of engines with the same kernels. Choices that it
+    remembers of other kernels alone do not count, as the summary then says. All other layers stop.
 
     Args:
         net: a `TaperedNet`, a terminated network, or any module in float32 on the CPU. Not changed; copied.
         example: one batch of inputs, shape (n, channels, height, width) or (n, features), n > 0; a `TaperedNet` knows
             its own.
         calibration: images, shape as the example, on which layers that may stop early are timed.
-        choices: an engine's `choices`, in place of timing.
+        choices: for some layers or all, in place of timing and of what the network remembers; an engine's `choices`.
         budgets: that calls will use; their plans are made now. The timing is over these, or 1.0.
         threads: that a call may use.
         kernels: instruction set; "auto" takes the best that the processor has.
@@ -69,26 +71,29 @@ def compile(
         kernels = choose_kernels(kernels)
         with at(net, 1.0):
             graph = trace_with_shapes(inner, example)
-    stopping = [p for p, m in inner.named_modules() if isinstance(m, TerminatingConv2d) and m.checks]
+    running = "torch" if isinstance(graph, str) else kernels
+    stopping = {path: layer for path, layer in terminating_layers(inner).items() if layer.checks}
     wanted = _choices(choices or {}, stopping)
     budgets = list(budgets)
 
-    def build(chosen: Mapping[str, str]) -> Engine:
+    def build(chosen: Mapping[str, str], notes: Sequence[str] = ()) -> Engine:
         lowered = _whole(inner, str(graph)) if isinstance(graph, str) else _lowered(graph, net, kernels, chosen)
         by_torch = [str(s.node.target) for s in lowered.steps if isinstance(s, ByTorch) and s.node.op == "call_module"]
         dial = Dial(net, by_torch)
         program = Program(lowered, dial, _attributes(lowered, inner))
-        name = kernels if program.native else "torch"
+        name = running if program.native else "torch"
         made = {path: chosen.get(path, TERMINATING) for path in stopping}
-        engine = Engine(program, dial, tuple(example.shape[1:]), kernels=name, threads=threads, choices=made)
+        shape = tuple(example.shape[1:])
+        engine = Engine(program, dial, shape, kernels=name, threads=threads, choices=made, notes=notes)
         for budget in budgets:
             engine.prepare(budget)
         return engine
 
+    left = {path: layer for path, layer in stopping.items() if path not in wanted}
     if calibration is not None and not isinstance(graph, str):
-        left = [path for path in stopping if path not in wanted]
-        wanted |= choose(build, left, calibration, budgets or [1.0], wanted)
-    return build(wanted)
+        return build(wanted | choose(build, list(left), calibration, budgets or [1.0], wanted))
+    known, notes = remembered(left, running)
+    return build(wanted | _choices(known, stopping), notes)
 
 
 def _lowered(graph: fx.GraphModule, net: nn.Module, kernels: str, choices: Mapping[str, str]) -> Lowered:
@@ -115,7 +120,7 @@ def _attributes(lowered: Lowered, model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _choices(choices: Mapping[str, str], stopping: list[str]) -> dict[str, str]:
+def _choices(choices: Mapping[str, str], stopping: Iterable[str]) -> dict[str, str]:
     for path, choice in choices.items():
         if path not in stopping:
             raise ConfigError(unknown("layer with checks", path, stopping))

@@ -18,9 +18,8 @@ from tapernet.errors import ConfigError
 from tapernet.nn.norm import PrefixBatchNorm, PrefixBatchNorm1d, PrefixBatchNorm2d
 from tapernet.nn.order import EXACT
 from tapernet.nn.prefix import PrefixConv2d, PrefixLinear, PrefixModule
-from tapernet.nn.terminating import TerminatingConv2d, TerminatingPrefixConv2d
+from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d, TerminatingPrefixConv2d
 
-DENSE, TERMINATING = "dense", "terminating"
 CONVOLUTIONS = (nn.Conv2d, PrefixConv2d, TerminatingConv2d, TerminatingPrefixConv2d)
 LINEARS = (nn.Linear, PrefixLinear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, PrefixBatchNorm1d, PrefixBatchNorm2d)

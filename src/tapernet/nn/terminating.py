@@ -20,7 +20,10 @@ from tapernet.errors import ConfigError, DataError, FileError
 from tapernet.nn.check import Check
 from tapernet.nn.order import EXACT, ORDERS, Termination
 from tapernet.nn.prefix import PrefixConv2d
+from tapernet.registry import unknown
 
+DENSE, TERMINATING = "dense", "terminating"
+"""What an engine may run a layer with checks as: computing everything, or stopping early."""
 UNIT_BYTES = 64 << 20
 """What the exact mode's counting holds at once, about."""
 
@@ -75,6 +78,8 @@ class TerminatingConv2d(nn.Conv2d):
         temperature: if set, a call in training leaves a differentiable estimate of its MACs for `mac_penalty`.
         memo: if set, a list that the full sums of a call go to. Whoever runs the layer on the same input again, with
             other checks, hands the list back, and they are not computed anew.
+        choices: of each instruction set for which an engine's choice was kept (`Engine.remember`), "dense" or
+            "terminating". Saved with the checks; other checks forget them.
 
     Shapes: (batch, in_channels, H, W) to (batch, out_channels, H', W').
 
@@ -108,6 +113,7 @@ class TerminatingConv2d(nn.Conv2d):
             raise ConfigError(f"a terminating convolution pads with zeros, not in mode {self.padding_mode!r}")
         self.options, self.rectified = options, rectified
         self._checks: tuple[Check, ...] = ()
+        self.choices: dict[str, str] = {}
         self.observer: Callable[[Outcome], None] | None = None
         self.temperature: float | None = None
         self.memo: list[Tensor] | None = None
@@ -142,7 +148,7 @@ class TerminatingConv2d(nn.Conv2d):
         for of_filter in zip(*positions, strict=True):
             if any(a >= b for a, b in pairwise(p for p in of_filter if p < self.terms)):
                 raise ConfigError("the positions of several checks increase from check to check")
-        self._checks = tuple(checks)
+        self._checks, self.choices = tuple(checks), {}
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         full = self._full_sums(input, weight, bias)
@@ -256,8 +262,12 @@ class TerminatingConv2d(nn.Conv2d):
         return estimate
 
     def get_extra_state(self) -> Tensor:
-        """Options and checks as the bytes of a JSON document, so that a file of tensors can hold them."""
-        state = {"options": asdict(self.options), "checks": [check.as_dict() for check in self._checks]}
+        """Options, checks and choices as the bytes of a JSON document, so that a file of tensors can hold them."""
+        state = {
+            "options": asdict(self.options),
+            "checks": [check.as_dict() for check in self._checks],
+            "choices": self.choices,
+        }
         return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -266,6 +276,7 @@ class TerminatingConv2d(nn.Conv2d):
             found = json.loads(bytes(state.tolist()))
             self.options, self._checks = Termination(**found["options"]), ()
             self.set_checks([Check(**check) for check in found["checks"]])
+            self.choices = _valid_choices(found.get("choices", {}))  # a new key, which older files do not have
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"these are not the checks of this layer: {error}") from error
 
@@ -312,6 +323,13 @@ class TerminatingPrefixConv2d(TerminatingConv2d, PrefixConv2d):  # type: ignore[
 def terminating_layers(net: nn.Module) -> dict[str, TerminatingConv2d]:
     """The terminating layers of a network by path, in the order of its modules."""
     return {path: layer for path, layer in net.named_modules() if isinstance(layer, TerminatingConv2d)}
+
+
+def _valid_choices(choices: dict[str, str]) -> dict[str, str]:
+    for choice in choices.values():
+        if choice not in (DENSE, TERMINATING):
+            raise ConfigError(unknown("choice", choice, (DENSE, TERMINATING)))
+    return dict(choices)
 
 
 def _terms(weight: Tensor, bias: Tensor | None) -> int:
