@@ -37,3 +37,14 @@ def test_it_writes_figures_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_network_that_stops_early_is_timed_on_its_images(tmp_path: Path) -> None:
+    output = tmp_path / "c10net.json"
+    net = tmp_path / "stopping.safetensors"
+    assert main(["terminate", "--net", "c10net-digits", "--epochs", "0", "--output", str(net)]) == 0
+    assert main(["bench", "--net", str(net), "--runtimes", '["torch"]', "--rounds", "1", "--output", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert [t["runtime"] for t in found["timings"]] == ["engine", "engine, no checks", "torch"]
+    assert all(t["accuracy"] > 0.9 for t in found["timings"])
+    assert set(found["choices"].values()) <= {"dense", "terminating"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tapernet import zoo
 from tapernet.convert.extract import extract
 from tapernet.convert.taper import taper
-from tapernet.convert.terminate import terminate, trace
+from tapernet.convert.terminate import terminate, trace, unterminated
 from tapernet.errors import ConfigError, DataError, TerminationError
 from tapernet.files import read_tensors, write_tensors
 from tapernet.measure.termination import count_termination, measure_inputs
@@ -359,3 +359,16 @@ def test_tracing_leaves_the_mode_alone() -> None:
     assert [m.training for m in model] == [True, True, False]
     assert isinstance(model[0], nn.Conv2d)
     assert not isinstance(model[0], TerminatingConv2d)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "straight-through"])
+def test_without_early_stops_it_is_the_network_it_was(gradient: str) -> None:
+    torch.manual_seed(0)
+    model, images = zoo.create("c10net", input_shape=(3, 16, 16)).eval(), torch.randn(2, 3, 16, 16)
+    net = terminate(model, images, gradient=gradient).eval()
+    for layer in terminating_layers(net).values():
+        layer.set_checks([Check(share=0.1)])
+    plain = unterminated(net)
+    torch.testing.assert_close(plain(images), model(images))
+    assert not terminating_layers(plain)
+    assert (net(images) != model(images)).any()

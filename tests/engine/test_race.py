@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 import tapernet as tn
 from tapernet.engine.peers import PEERS, Call, Peer
-from tapernet.engine.race import ENGINE, Race, Timing, race
+from tapernet.engine.race import race
+from tapernet.engine.timings import COMPLETE, ENGINE, Race, Timing
 from tapernet.errors import ConfigError
 from tapernet.nn.net import TaperedNet
+from tapernet.nn.terminating import terminating_layers
 
 
 def _fixed(model: nn.Module, x: Tensor, threads: int) -> Call:
@@ -83,6 +85,44 @@ def test_the_speed_up_is_over_the_fastest_of_the_same_precision() -> None:
 
 
 @needs_kernels
+def test_a_network_that_stops_early_is_measured_beside_itself_without_stopping() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(40, 3, 16, 16)
+    labels = torch.randint(10, (40,))
+    data = tn.ImageData((images * 255).to(torch.uint8), labels, tuple("abcdefghij"), (0.0,) * 3, (1.0,) * 3)
+    images = data.as_float()
+    plain = tn.zoo.create("c10net", input_shape=(3, 16, 16)).eval()
+    net = tn.terminate(plain, images[:1])
+    for layer in terminating_layers(net).values():
+        layer.set_checks([tn.Check(share=0.2)])
+    found = race(net, images[:4], [], ["torch"], data=data, rounds=1, seconds=0.001)
+    assert [t.runtime for t in found.timings] == [ENGINE, COMPLETE, "torch"]
+    right = [float((n(images).argmax(1) == labels).float().mean()) for n in (net.eval(), plain, plain)]
+    assert [t.accuracy for t in found.timings] == pytest.approx(right)
+    report = tn.count_termination(net, images)
+    assert [t.macs for t in found.timings] == pytest.approx([report.done / report.total, 1, 1])
+    assert all(t.error < 1e-4 for t in found.timings)
+    assert "accuracy" in [column.header for column in found.table().columns]
+    assert found.plot().axes[0].get_xlabel() == "milliseconds per image"
+
+
+@needs_kernels
+def test_a_layer_that_is_faster_dense_is_compared_with_the_network_that_computes_it_all() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 16, 16)
+    net = tn.terminate(tn.zoo.create("c10net", input_shape=(3, 16, 16)).eval(), images)
+    layers = terminating_layers(net)
+    for layer in layers.values():
+        layer.set_checks([tn.Check(share=0.2)])
+    choices = dict.fromkeys(layers, "dense") | {"conv2": "terminating"}
+    tn.compile(net, images, choices=choices).remember(net)
+    found = race(net, images, [], ["torch"], rounds=1, seconds=0.001)
+    assert found.choices == choices
+    assert found.timings[0].error < 1e-4
+    assert "stops early in conv2" in str(found.table().caption)
+
+
+@needs_kernels
 def test_a_runtime_that_computes_something_else_is_told(net: TaperedNet, monkeypatch: pytest.MonkeyPatch) -> None:
     _with(monkeypatch, wrong=Peer(_wrong))
     with pytest.raises(ConfigError, match="wrong gives another result than torch"):
@@ -92,6 +132,8 @@ def test_a_runtime_that_computes_something_else_is_told(net: TaperedNet, monkeyp
 def test_bad_arguments(net: TaperedNet) -> None:
     with pytest.raises(ConfigError, match=r"unknown runtime 'onnx runtime'.*ONNX Runtime"):
         race(net, torch.randn(2, 1, 28, 28), [], ["onnx runtime"])
+    with pytest.raises(ConfigError, match="without a dial"):
+        race(net.model, torch.randn(2, 1, 28, 28), [0.5])
     with pytest.raises(ConfigError, match="no images"):
         race(net, torch.randn(0, 1, 28, 28), [])
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from tapernet import zoo
 from tapernet.commands.console import show
-from tapernet.commands.source import open_dial
+from tapernet.commands.source import open_images, open_net
 from tapernet.convert.taper import taper
 from tapernet.engine.race import race
 from tapernet.errors import ConfigError
@@ -14,6 +15,8 @@ from tapernet.experiment.common import hardware
 from tapernet.files import check_writable, write_json
 from tapernet.measure.plot import save_figure
 from tapernet.nn.net import TaperedNet
+from tapernet.nn.terminating import terminating_layers
+from tapernet.saving import InputSpec, input_shape
 
 SHAPES = {"mlp": (1, 28, 28)}
 """Of an image, where a network of the zoo is not for CIFAR's."""
@@ -26,31 +29,41 @@ def bench(
     threads: int = 1,
     runtimes: list[str] | None = None,
     rounds: int = 15,
+    data: str | None = None,
     output: str | None = None,
 ) -> None:
-    """Times the native engine and other runtimes in turns, on the same network and random images.
+    """Times the native engine and other runtimes in turns, on the same network and images.
+
+    A network that stops early is timed on its images, and every network is with `data`; accuracy is then measured, too,
+    on all test images. Else the images are random.
 
     Args:
-        net: a file that `train` wrote, the name of a trained network of the zoo, or of any network of the zoo, which
-            then has random weights.
-        budgets: where to measure, beside 1.0; by default 0.5 and 0.2.
+        net: a saved network, the name of a trained network of the zoo, or of any network of the zoo, which then has
+            random weights.
+        budgets: where to measure, beside 1.0; by default 0.5 and 0.2 for a network with a dial.
         batch: images in a call.
         threads: that each runtime may use.
         runtimes: torch, "torch, channels last", torch.compile, ONNX Runtime, "ONNX Runtime, int8", OpenVINO; by default
             all that are installed.
         rounds: turns of each runtime.
+        data: where the network's images are; for one that stops early, by default where it was trained.
         output: also write the result to this .json file, and its plot beside it (.png).
     """
     if batch < 1 or rounds < 1:
         raise ConfigError("batch and rounds are whole numbers from 1")
     if output is not None:
         check_writable(output)
-    network = _network(net)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, *network.input_shape, generator=generator)
+    network, spec = _network(net)
+    test, calibration = None, None
+    if data is not None or any(layer.checks for layer in terminating_layers(network).values()):
+        splits = open_images(net, spec, data)
+        test, images, calibration = splits.test, splits.test.as_float()[:batch], splits.train.as_float()[:batch]
+    else:
+        images = torch.randn(batch, *input_shape(network), generator=torch.Generator().manual_seed(0))
+    usual = [0.5, 0.2] if isinstance(network, TaperedNet) else []
     result = race(
-        network, images, [0.5, 0.2] if budgets is None else budgets, runtimes, threads=threads, rounds=rounds,
-        name=Path(net).stem, machine=hardware(), say=show,
+        network, images, usual if budgets is None else budgets, runtimes, data=test, calibration=calibration,
+        threads=threads, rounds=rounds, name=Path(net).stem, machine=hardware(), say=show,
     )  # fmt: skip
     show(result.table())
     if output is not None:
@@ -60,8 +73,8 @@ def bench(
         show(f"wrote {output} and {picture}")
 
 
-def _network(net: str) -> TaperedNet:
+def _network(net: str) -> tuple[nn.Module, InputSpec | None]:
     if net not in zoo.NETWORKS:
-        return open_dial(net)[0].eval()
+        return open_net(net)
     shape = SHAPES.get(net, (3, 32, 32))
-    return taper(zoo.create(net, input_shape=shape).eval(), torch.zeros(1, *shape), profile="all-one").eval()
+    return taper(zoo.create(net, input_shape=shape), torch.zeros(1, *shape), profile="all-one").eval(), None

@@ -99,6 +99,28 @@ def terminate(
     return stopping
 
 
+def unterminated(model: nn.Module) -> nn.Module:
+    """A copy that computes everything: plain convolutions in the place of those that may stop early.
+
+    Args:
+        model: a network from `terminate` without a dial, or a sub-network that `extract` took from one with a dial.
+    """
+    # A deep copy looks up what is copied already, so the plain layers stand wherever the others did.
+    plain: dict[int, Any] = {id(m): _plain(m) for m in model.modules() if isinstance(m, TerminatingConv2d)}
+    return copy.deepcopy(model, plain)
+
+
+def _plain(layer: TerminatingConv2d) -> nn.Module:
+    conv = nn.Conv2d(
+        layer.in_channels, layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding,
+        dilation=layer.dilation, groups=layer.groups, bias=layer.bias is not None, dtype=layer.weight.dtype,
+        device=layer.weight.device,
+    )  # fmt: skip
+    conv.load_state_dict({name: value for name, value in layer.state_dict().items() if name in ("weight", "bias")})
+    conv.train(layer.training)
+    return nn.Sequential(conv, nn.ReLU()) if layer.options.gradient == "straight-through" else conv
+
+
 def trace(model: nn.Module) -> fx.GraphModule:
     """The model's graph in eval mode, with this library's layers as single nodes.
 
