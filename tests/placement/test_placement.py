@@ -18,10 +18,12 @@ from tapernet.measure.termination import count_termination, observing
 from tapernet.nn.check import Check
 from tapernet.nn.terminating import terminating_layers
 from tapernet.placement import PLACEMENTS, least_right, place_checks
-from tapernet.placement.greedy import choose_steps
+from tapernet.placement.greedy import choose_steps, macs_done
 from tapernet.placement.greedy_paper import _Search, from_centre
 from tapernet.placement.per_filter import _measure, _Table
 from tapernet.placement.rerun import Rerun
+
+pytestmark = pytest.mark.usefixtures("usual_times")
 
 SHAPE = (3, 10, 10)
 CLASSES = 5
@@ -203,7 +205,7 @@ def test_only_the_layers_from_the_change_on_are_run_again() -> None:
 @pytest.mark.parametrize("memory", [0, 20_000, 1 << 30])
 def test_results_and_macs_are_those_of_the_whole_network(kind: str, memory: int) -> None:
     net, data = problem(kind)
-    rerun = Rerun(net, *data, batch_size=16, memory=memory, counting=True)
+    rerun = Rerun(net, *data, batch_size=16, memory=memory, cost=macs_done)
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
         for layer in rerun.layers.values():
@@ -265,14 +267,16 @@ def test_the_first_step_saves_most_per_answer_lost() -> None:
                 gains[path, check] = saved / (max(base - found, 0) + 1)
             layer.set_checks([])
     path, check = max(gains, key=gains.__getitem__)
-    steps, _ = choose_steps(Rerun(net, *data, counting=True), candidates, 0.3)
+    everywhere = {path: [(check,) for check in candidates] for path in terminating_layers(net)}
+    steps, _ = choose_steps(Rerun(net, *data, cost=macs_done), everywhere, 0.3)
     assert {p: c for p, c in steps[1].items() if c} == {path: (check,)}
 
 
 def test_every_step_saves_more() -> None:
     net, data = problem("chain")
-    rerun = Rerun(net, *data, counting=True)
-    steps, _ = choose_steps(rerun, [Check(share=share) for share in (0.1, 0.3, 0.6)], 0.3)
+    rerun = Rerun(net, *data, cost=macs_done)
+    candidates = {path: [(Check(share=share),) for share in (0.1, 0.3, 0.6)] for path in rerun.layers}
+    steps, _ = choose_steps(rerun, candidates, 0.3)
     done = []
     for rerun.checks in steps:
         done.append(rerun.run_all()[1])
@@ -390,10 +394,11 @@ def test_after_an_error_all_is_as_before(method: str) -> None:
     net, (images, labels) = problem("chain")
     layers = list(terminating_layers(net).values())
     layers[2].set_checks([Check(share=0.5)])
-    state = [(layer.options, layer.checks) for layer in layers]
+    layers[2].choices = {"avx2": "dense"}
+    state = [(layer.options, layer.checks, layer.choices) for layer in layers]
     with pytest.raises(RuntimeError):
         place_checks(net.train(), (images[:, :2], labels), tolerance=0.2, method=method)
-    assert [(layer.options, layer.checks) for layer in layers] == state
+    assert [(layer.options, layer.checks, layer.choices) for layer in layers] == state
     assert all(module.training for module in net.modules())
 
 

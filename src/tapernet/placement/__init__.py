@@ -80,7 +80,7 @@ def place_checks(
     if any(layer.options.order == EXACT for layer in layers):
         raise ConfigError("a network in the exact order stops by itself: there is nothing to place")
     images, labels = images_and_labels(data)
-    before = [(layer.options, layer.checks) for layer in layers]
+    before = [(layer.options, layer.checks, layer.choices) for layer in layers]
     try:
         for layer in layers:
             layer.set_checks([])
@@ -88,9 +88,10 @@ def place_checks(
             measure_inputs(net, images[:MEASURED])
         return place(net, images, labels, tolerance, **options)
     except BaseException:
-        for layer, (choice, checks) in zip(layers, before, strict=True):
-            layer.options = choice
+        for layer, (options_before, checks, choices) in zip(layers, before, strict=True):
+            layer.options = options_before
             layer.set_checks(checks)
+            layer.choices = choices
         raise
 
 
@@ -117,4 +118,4 @@ def spread_sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, T
     return images[index], labels[index]
 
 
-from tapernet.placement import greedy, greedy_paper, per_filter  # noqa: E402, F401 (each file registers itself)
+from tapernet.placement import greedy, greedy_paper, per_filter, timed  # noqa: E402, F401 (each file registers itself)

@@ -2,16 +2,20 @@
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, product
 
 from torch import Tensor, nn
 
 from tapernet.nn.check import Check
-from tapernet.nn.terminating import terminating_layers
+from tapernet.nn.terminating import Outcome, terminating_layers
 from tapernet.placement import PLACEMENTS, Placement, least_right, spread_sample
-from tapernet.placement.rerun import GIGABYTE, Checks, Rerun
+from tapernet.placement.rerun import GIGABYTE, Checks, Cost, Rerun
+
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.32, 0.5)
+Candidates = Mapping[str, Sequence[tuple[Check, ...]]]
+"""What the checks of each layer, by its path, may be set to."""
 
 
 @PLACEMENTS.register("greedy")
@@ -21,7 +25,7 @@ def greedy(
     labels: Tensor,
     tolerance: float,
     *,
-    shares: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.32, 0.5),
+    shares: Sequence[float] = SHARES,
     thresholds: Sequence[float] = (0.0,),
     bias_first: bool | None = None,
     batch_size: int = 100,
@@ -48,11 +52,41 @@ def greedy(
         memory: bytes of activations that may be kept.
         sample: images on which steps are chosen.
     """
+    set_bias_first(net, bias_first)
+    checks = [(Check(share=share, threshold=threshold),) for share, threshold in product(shares, thresholds)]
+    candidates = dict.fromkeys(terminating_layers(net), checks)
+    return place_greedily(
+        net, images, labels, tolerance, candidates, macs_done, batch_size=batch_size, memory=memory, sample=sample
+    )
+
+
+def macs_done(_: str, outcome: Outcome) -> int:
+    """The MACs that a call of a layer did."""
+    return int(outcome.done.sum())
+
+
+def set_bias_first(net: nn.Module, bias_first: bool | None) -> None:
+    """Lets all partial sums include the bias, or none; None changes nothing."""
     if bias_first is not None:
         for layer in terminating_layers(net).values():
             layer.options = replace(layer.options, bias_first=bias_first)
-    guide = Rerun(net, *spread_sample(images, labels, sample), batch_size=batch_size, memory=memory // 2, counting=True)
-    candidates = [Check(share=share, threshold=threshold) for share, threshold in product(shares, thresholds)]
+
+
+def place_greedily(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    tolerance: float,
+    candidates: Candidates,
+    cost: Cost,
+    *,
+    batch_size: int,
+    memory: int,
+    sample: int,
+) -> Placement:
+    """Sets the checks that lower a cost the most per answer lost, while tolerated; see `greedy` for the arguments."""
+    some = spread_sample(images, labels, sample)
+    guide = Rerun(net, *some, batch_size=batch_size, memory=memory // 2, cost=cost)
     steps, trials = choose_steps(guide, candidates, tolerance)
     rerun = Rerun(net, images, labels, batch_size=batch_size, memory=memory // 2)
     rerun.checks = steps[0]
@@ -68,65 +102,68 @@ def greedy(
     return Placement(taken, before / len(images), right / len(images), trials)
 
 
-def choose_steps(guide: Rerun, candidates: Sequence[Check], tolerance: float) -> tuple[list[Checks], int]:
+def choose_steps(guide: Rerun, candidates: Candidates, tolerance: float) -> tuple[list[Checks], int]:
     """The checks after no step, after the first, and so on; and how many trials that took.
 
     Args:
-        guide: images to measure on, counting MACs, with no checks set.
-        candidates: checks to choose from in each layer.
+        guide: images to measure on, with the cost to be lowered, and no checks set.
+        candidates: what to choose from in each layer.
         tolerance: accuracy drop that must not be reached.
     """
     steps = [guide.checks]
-    right, done = guide.run_all()
+    right, cost = guide.run_all()
     least = least_right(right, len(guide.images), tolerance)
-    choices = list(product(guide.layers, candidates))
+    choices = [(path, checks) for path in guide.layers for checks in candidates[path]]
     moves: list[_Move] = []
     trials, numbers, tried_after = 0, count(), 0
     while moves or tried_after < len(steps):
         if not moves:
             # What was not tolerated may be after other steps. The gain of a move that is not measured is infinite, so
             # that each is measured before any is made.
-            moves = [_Move(-math.inf, next(numbers), path, check) for path, check in choices]
+            moves = [_Move(-math.inf, next(numbers), path, checks) for path, checks in choices]
             tried_after = len(steps)
+            continue
         move = heapq.heappop(moves)
-        checks = {**steps[-1], move.path: (move.check,)}
+        checks = {**steps[-1], move.path: move.checks}
         if move.step == len(steps):
             steps.append(checks)
-            right, done = move.right, move.done
+            right, cost = move.right, move.cost
             continue
         if checks == steps[-1]:
             continue
         guide.checks = checks
-        new_right, new_done = guide.run_all()
+        new_right, new_cost = guide.run_all()
         guide.checks = steps[-1]
         guide.settle_all()
         trials += 1
-        if new_done < done and new_right >= least:
+        if new_cost < cost and new_right >= least:
             # One answer more than was lost, so that a move that loses none has a gain too.
-            gain = (done - new_done) / (max(right - new_right, 0) + 1)
-            measured = replace(move, cost=-gain, number=next(numbers), step=len(steps), right=new_right, done=new_done)
-            heapq.heappush(moves, measured)
+            gain = (cost - new_cost) / (max(right - new_right, 0) + 1)
+            number = next(numbers)
+            heapq.heappush(
+                moves, replace(move, order=-gain, number=number, step=len(steps), right=new_right, cost=new_cost)
+            )
     return steps, trials
 
 
 @dataclass(frozen=True, order=True)
 class _Move:
-    """A check that may be set in a layer, the one of the greatest gain first.
+    """Checks that may be set in a layer, those of the greatest gain first.
 
     Args:
-        cost: minus the gain.
+        order: minus the gain.
         number: decides between equal gains.
         path: of the layer.
-        check: to be set there.
+        checks: to be set there.
         step: number of steps before which it was measured; -1 if never.
         right: right answers with it.
-        done: MACs done with it.
+        cost: with it.
     """
 
-    cost: float
+    order: float
     number: int
     path: str = field(compare=False)
-    check: Check = field(compare=False)
+    checks: tuple[Check, ...] = field(compare=False)
     step: int = field(default=-1, compare=False)
     right: int = field(default=0, compare=False)
-    done: int = field(default=0, compare=False)
+    cost: float = field(default=0, compare=False)

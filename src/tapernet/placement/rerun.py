@@ -1,6 +1,7 @@
 """Running a network again and again on the same images while its checks change, from the first changed layer on."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 Checks = dict[str, tuple[Check, ...]]
 """The checks of each terminating layer, by its path."""
+Cost = Callable[[str, Outcome], float]
+"""What one call of a terminating layer cost, from its path and what it did."""
 _Signature = tuple[object, ...]
 
 
@@ -30,20 +33,20 @@ class BatchResult:
     Args:
         scores: shape (batch, classes).
         right: images whose highest score is their label's.
-        done: MACs of the terminating layers over the batch; 0 if they are not counted.
+        cost: of the terminating layers over the batch; 0 if nothing says what they cost.
     """
 
     scores: Tensor
     right: int
-    done: int
+    cost: float
 
 
 @dataclass
 class _Saved:
-    """The state of a run just before a layer: the values still needed, MACs so far, and the layer's full sums."""
+    """The state of a run just before a layer: the values still needed, the cost so far, and the layer's full sums."""
 
     values: dict[fx.Node, Any]
-    done: int
+    cost: float
     bytes: int
     full: list[Tensor] = field(default_factory=list)
 
@@ -61,7 +64,7 @@ class Rerun:
         labels: shape (n,).
         batch_size: images run at once.
         memory: bytes that remembered values may take; beyond it they are computed again.
-        counting: count MACs as well.
+        cost: of each call of a layer, to be added up as well.
 
     Attributes:
         layers: the terminating layers by path, in the order in which they run.
@@ -80,9 +83,9 @@ class Rerun:
         *,
         batch_size: int = 100,
         memory: int = 4 * GIGABYTE,
-        counting: bool = False,
+        cost: Cost | None = None,
     ) -> None:
-        self.net, self.images, self.labels, self.counting = net, images, labels, counting
+        self.net, self.images, self.labels, self.cost = net, images, labels, cost
         self.index = torch.split(torch.arange(len(images)), batch_size)
         self.memory, self.used = memory, 0
         inner = net.model if isinstance(net, TaperedNet) else net
@@ -125,18 +128,18 @@ class Rerun:
                 scores = runner.run(self.images[self.index[batch]])
             else:
                 state = saved[start, signatures[start]]
-                runner.done = state.done
+                runner.cost = state.cost
                 # The interpreter skips what it has a value for: before the start, that is all, needed or not.
                 skipped = dict.fromkeys(self._nodes[: self._starts[start]])
                 values = {node: self._kept(value) for node, value in state.values.items()}
                 scores = runner.run(initial_env=skipped | values)
         right = int((scores.argmax(1) == self.labels[self.index[batch]].to(scores.device)).sum())
-        return BatchResult(scores, right, runner.done)
+        return BatchResult(scores, right, runner.cost)
 
-    def run_all(self) -> tuple[int, int]:
-        """Right answers over all images, and MACs done."""
+    def run_all(self) -> tuple[int, float]:
+        """Right answers over all images, and what they cost."""
         results = [self.run(batch) for batch in range(len(self.index))]
-        return sum(r.right for r in results), sum(r.done for r in results)
+        return sum(r.right for r in results), sum(r.cost for r in results)
 
     def settle(self, batch: int) -> None:
         """Forgets what was remembered of a batch under checks other than those of the moment."""
@@ -155,13 +158,13 @@ class Rerun:
         self.used -= sum(state.bytes for state in self._saved.pop(batch, {}).values())
 
     def remember(
-        self, batch: int, path: str, signature: _Signature, values: dict[fx.Node, Any], done: int
+        self, batch: int, path: str, signature: _Signature, values: dict[fx.Node, Any], cost: float
     ) -> _Saved | None:
         """The state as it is kept; None if there is no room."""
         saved = self._saved[batch]
         size = sum(_bytes(value) for value in values.values())
         if (path, signature) not in saved and self.used + size <= self.memory:
-            saved[path, signature] = _Saved({node: self._kept(v) for node, v in values.items()}, done, size)
+            saved[path, signature] = _Saved({node: self._kept(v) for node, v in values.items()}, cost, size)
             self.used += size
         return saved.get((path, signature))
 
@@ -205,11 +208,12 @@ class Rerun:
 
 
 class _Runner(fx.Interpreter):
-    """Runs the graph, remembers the state before each terminating layer, and counts."""
+    """Runs the graph, remembers the state before each terminating layer, and adds up the cost."""
 
     def __init__(self, rerun: Rerun, batch: int, signatures: dict[str, _Signature]) -> None:
         super().__init__(rerun._graph)
-        self.rerun, self.batch, self.signatures, self.done = rerun, batch, signatures, 0
+        self.rerun, self.batch, self.signatures = rerun, batch, signatures
+        self.cost: float = 0
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node; before a terminating layer, the state is remembered."""
@@ -219,9 +223,9 @@ class _Runner(fx.Interpreter):
             return super().run_node(n)
         # The interpreter has dropped the values that nothing needs any more.
         needed = {node: value for node, value in self.env.items() if value is not None}
-        state = self.rerun.remember(self.batch, path, self.signatures[path], needed, self.done)
+        state = self.rerun.remember(self.batch, path, self.signatures[path], needed, self.cost)
         self.rerun.executions[path] += 1
-        before, layer.observer = layer.observer, self._count if self.rerun.counting else layer.observer
+        before, layer.observer = layer.observer, self._observer(path) or layer.observer
         known = state is None or state.full
         layer.memo = None if state is None else state.full
         try:
@@ -232,8 +236,16 @@ class _Runner(fx.Interpreter):
             self.rerun.remember_sums(state)
         return result
 
-    def _count(self, outcome: Outcome) -> None:
-        self.done += int(outcome.done.sum())
+    def _observer(self, path: str) -> Callable[[Outcome], None] | None:
+        """What adds up the cost of a layer's call, if anything says what it costs."""
+        cost = self.rerun.cost
+        if cost is None:
+            return None
+
+        def add(outcome: Outcome) -> None:
+            self.cost += cost(path, outcome)
+
+        return add
 
 
 def _works_in_place(graph: fx.GraphModule, node: fx.Node) -> bool:

@@ -1,0 +1,198 @@
+"""What each terminating layer takes on this machine, as a function of where it checks and how many outputs go on."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tapernet.engine.compile import compile
+from tapernet.engine.native import extension
+from tapernet.errors import ConfigError
+from tapernet.measure.inputs import Labelled, images_of
+from tapernet.measure.termination import count_termination
+from tapernet.nn.check import Check
+from tapernet.nn.net import TaperedNet
+from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
+from tapernet.placement import spread_sample
+from tapernet.placement.rerun import Checks
+
+ROUNDS = 9
+TIMED = 16
+"""Images that are timed, or a batch if that is more."""
+NEVER, ALWAYS = -1e30, 1e30
+"""Thresholds at which no output stops, and every one."""
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Milliseconds of a layer for one image, linear in where it checks and in how many outputs go on.
+
+    Partial sums take time in proportion to their terms, and full sums are of the survivors alone.
+
+    Args:
+        dense: without checks.
+        start: with a check, whatever it does.
+        per_share: for partial sums over all terms, and in proportion for a share of them.
+        per_survivor: for the full sums of all outputs, and in proportion for a share of them.
+    """
+
+    dense: float
+    start: float
+    per_share: float
+    per_survivor: float
+
+    def stopping(self, share: float, survivors: float) -> float:
+        """With a check at a share of the terms, which a share of the outputs survives."""
+        return self.start + self.per_share * share + self.per_survivor * survivors
+
+    @classmethod
+    def fit(cls, dense: float, share: Sequence[float], survivors: Sequence[float], measured: Sequence[float]) -> Self:
+        """By least squares; where all shares are equal, it tells times at that share alone.
+
+        Args:
+            dense: milliseconds without checks.
+            share: of the terms before the check, in each measurement.
+            survivors: share of the outputs that went on.
+            measured: milliseconds.
+        """
+        columns = torch.tensor([[1.0, *row] for row in zip(share, survivors, strict=True)], dtype=torch.float64)
+        times = torch.tensor(measured, dtype=torch.float64)[:, None]
+        # This driver finds the smallest of many solutions, where there are many.
+        found = torch.linalg.lstsq(columns, times, driver="gelsd").solution
+        return cls(dense, *found[:, 0].tolist())
+
+
+def time_weights(net: nn.Module, images: Labelled | Tensor, *, batch_size: int = 1) -> dict[str, float]:
+    """Weights for `FineTune(penalty_weights=...)`: where stopping more would save time on this machine.
+
+    A layer's weight is the time between all outputs surviving its checks and none, where it is never slower than the
+    dense kernel, since `tapernet.compile` would take that; so a layer that cannot become faster weighs nothing. It is
+    divided by the share of MACs between the two, as the penalty counts MACs.
+
+    Args:
+        net: a network from `tapernet.terminate` with checks, on the CPU; one with a dial at the budget that is set.
+        images: standardised, shape (n, channels, height, width), or a data set; a few of them are timed.
+        batch_size: images in a call of the engine.
+
+    Returns:
+        Milliseconds an image, to three digits, by the paths of the layers with checks. They differ from call to call,
+        as timings do: keep them with the run.
+
+    Raises:
+        ConfigError: no layer has checks; the kernels were not built or run none of the layers.
+    """
+    placed = {path: layer.checks for path, layer in terminating_layers(net).items() if layer.checks}
+    if not placed:
+        raise ConfigError(f"{type(net).__name__} has no layer with checks: call place_checks first")
+    settings = [
+        {path: tuple(_moved(check, threshold) for check in checks) for path, checks in placed.items()}
+        for threshold in (NEVER, None, ALWAYS)
+    ]
+    weights = {}
+    for path, time in fit_layer_times(net, images, settings, batch_size=batch_size).items():
+        share = first_share(terminating_layers(net)[path], placed[path])
+        saved = max(0.0, time.dense - time.stopping(share, 0.0))
+        weights[path] = float(f"{saved / (1 - share):.3g}") if share < 1 else 0.0
+    return weights
+
+
+def fit_layer_times(
+    net: nn.Module, images: Labelled | Tensor, settings: Sequence[Checks], *, batch_size: int = 1
+) -> dict[str, LayerTime]:
+    """The time model of each layer that has checks and whose kernels were timed, by path.
+
+    Args:
+        net: a network from `tapernet.terminate`; its checks are as before afterwards.
+        images: some of them are timed.
+        settings: checks to time, of some layers, the same ones in all settings. Two or more survivor shares are needed.
+        batch_size: images in a call of the engine.
+
+    Raises:
+        ConfigError: the kernels were not built, or run none of the layers.
+    """
+    x = images_of(images)
+    x, _ = spread_sample(x, x, max(TIMED, batch_size))
+    survivors = [_survivors(net, x, checks) for checks in settings]
+    dense, *stopping = measure_layers(net, x, [{}, *settings], batch_size)
+    layers, found = terminating_layers(net), {}
+    for path in settings[0]:
+        if all(path in times for times in (dense, *stopping)):
+            shares = [first_share(layers[path], checks[path]) for checks in settings]
+            measured = [times[path] for times in stopping]
+            found[path] = LayerTime.fit(dense[path], shares, [s[path] for s in survivors], measured)
+    if not found:
+        raise ConfigError(f"the native kernels run no terminating layer of {type(net).__name__}: nothing can be timed")
+    return found
+
+
+def measure_layers(
+    net: nn.Module, images: Tensor, settings: Sequence[Checks], batch_size: int
+) -> list[dict[str, float]]:
+    """Milliseconds an image of each of the engine's operations, by the paths in `net`, for each setting of the checks.
+
+    Engines take turns on the images, one thread each. Of several turns the fastest counts: the others were disturbed.
+    """
+    if extension() is None:
+        raise ConfigError("layers are timed with the native kernels, which were not built when tapernet was installed "
+                          "(that needs a C++ compiler)")  # fmt: skip
+    prefix, budget = ("model.", net.budget) if isinstance(net, TaperedNet) else ("", 1.0)
+    batches = torch.split(images, batch_size)
+    engines = []
+    for checks in settings:
+        with checks_set(net, checks):
+            engines.append(compile(net, images[:1]))
+    least: list[dict[tuple[str, int], float]] = [{} for _ in settings]
+    for _ in range(ROUNDS):
+        for engine, fastest in zip(engines, least, strict=True):
+            for number, batch in enumerate(batches):
+                for name, seconds in engine.times(batch, budget).items():
+                    key = prefix + name, number
+                    fastest[key] = min(seconds, fastest.get(key, math.inf))
+    return [_per_image(fastest, len(images)) for fastest in least]
+
+
+@contextmanager
+def checks_set(net: nn.Module, checks: Checks) -> Iterator[None]:
+    """The network with these checks, and none in layers that are not named, inside the block."""
+    layers = terminating_layers(net)
+    before = {path: (layer.checks, layer.choices) for path, layer in layers.items()}
+    try:
+        for path, layer in layers.items():
+            layer.set_checks(checks.get(path, ()))
+        yield
+    finally:
+        for path, layer in layers.items():
+            layer.set_checks(before[path][0])
+            layer.choices = before[path][1]
+
+
+def first_share(layer: TerminatingConv2d, checks: Sequence[Check]) -> float:
+    """The share of its terms that a layer adds before its first check, on average over the filters."""
+    positions = checks[0].positions(layer.terms, layer.terms, layer.out_channels)
+    return sum(positions) / len(positions) / layer.terms
+
+
+def _survivors(net: nn.Module, images: Tensor, checks: Checks) -> dict[str, float]:
+    """Of each layer, the share of its outputs that no check stops."""
+    with checks_set(net, checks):
+        report = count_termination(net, images)
+    positive = ("true positive", "false positive")
+    return {
+        layer.path: sum(layer.situations[name].count for name in positive) / layer.outputs for layer in report.layers
+    }
+
+
+def _per_image(seconds: Mapping[tuple[str, int], float], images: int) -> dict[str, float]:
+    """Milliseconds of each operation from its seconds on each batch."""
+    total: dict[str, float] = {}
+    for (name, _), value in seconds.items():
+        total[name] = total.get(name, 0.0) + value * 1e3 / images
+    return total
+
+
+def _moved(check: Check, threshold: float | None) -> Check:
+    return check if threshold is None else replace(check, threshold=threshold)
