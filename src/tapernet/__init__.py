@@ -23,6 +23,7 @@ from tapernet.nn.check import Check
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.penalty import estimating_macs, mac_penalty
 from tapernet.placement import place_checks
+from tapernet.placement.layer_time import time_weights
 from tapernet.prune import prune_filters
 from tapernet.saving import InputSpec, load, save
 from tapernet.search import SearchResult, search_budget
@@ -83,6 +84,7 @@ __all__ = [
     "search_budget",
     "taper",
     "terminate",
+    "time_weights",
     "total_macs",
     "zoo",
 ]

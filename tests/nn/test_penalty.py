@@ -45,6 +45,55 @@ def test_descending_it_saves_macs() -> None:
     assert count_termination(net, x).saved > before + 0.02
 
 
+def shares(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Each layer's estimated share done, from its definition."""
+    found, seen = {}, {}
+    for path, layer in terminating_layers(net).items():
+        layer.register_forward_hook(lambda _, inputs, __, path=path: seen.update({path: inputs[0]}))
+    net(x)
+    for path, layer in terminating_layers(net).items():
+        going, saved = 1.0, torch.zeros(())
+        for check in layer.checks:
+            (position, *_), terms = check.positions(layer.terms, layer.terms, layer.out_channels), layer.terms
+            flat = layer.weight.flatten(1)
+            kept = torch.zeros_like(flat).scatter(1, flat.abs().argsort(1, descending=True)[:, :position], 1.0)
+            u = nn.functional.conv2d(seen[path], (flat * kept).view_as(layer.weight), padding=layer.padding)
+            stop = going * torch.sigmoid(-u / (0.1 * u.detach().std()))
+            saved, going = saved + (stop * (terms - position - 1)).mean() / terms, going - stop
+        found[path] = 1 - saved
+    return found
+
+
+def test_weights_average_the_layers_shares() -> None:
+    net, x = network()
+    weights = {"conv1": 3.0, "conv2": 1.0}
+    by_hand = shares(net, x)
+    expected = torch.autograd.grad(0.75 * by_hand["conv1"] + 0.25 * by_hand["conv2"], net.conv1.weight)[0]
+    with estimating_macs(net):
+        net(x)
+        penalty = mac_penalty(net, weights)
+    assert penalty.item() == pytest.approx((0.75 * by_hand["conv1"] + 0.25 * by_hand["conv2"]).item(), rel=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(penalty, net.conv1.weight)[0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_weights_as_large_as_the_macs_change_nothing() -> None:
+    net, x = network()
+    macs = {layer.path: float(layer.total) for layer in count_termination(net, x).layers}
+    with estimating_macs(net):
+        net(x)
+        usual = mac_penalty(net)
+        net(x)
+        torch.testing.assert_close(mac_penalty(net, macs), usual)
+
+
+def test_a_weight_for_a_layer_that_is_not_there() -> None:
+    net, x = network()
+    with estimating_macs(net):
+        net(x)
+        with pytest.raises(ConfigError, match="did you mean 'conv2'"):
+            mac_penalty(net, {"conv_2": 1.0})
+
+
 def test_the_output_is_the_same_with_it() -> None:
     net, x = network()
     out = net(x)

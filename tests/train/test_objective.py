@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,15 @@ def test_the_mac_penalty_is_added_to_the_loss() -> None:
         torch.testing.assert_close(loss, 2 * (task + 0.3 * mac_penalty(net)))
 
 
+def test_the_mac_penalty_may_weigh_layers() -> None:
+    net, x, y = terminated()
+    weights = {"conv2": 1.0, "conv3": 3.0}
+    loss = ObjectiveLoss(net, distill=False, penalty=Penalty(0.3, weights=weights))(x, y, Step([(1.0, 1.0)], 5.0))
+    with estimating_macs(net):
+        task = F.cross_entropy(net(x), y)
+        torch.testing.assert_close(loss, task + 0.3 * mac_penalty(net, weights))
+
+
 def test_the_mac_penalty_counts_every_budget() -> None:
     _, x, y = terminated()
     taped = terminate(taper(zoo.create("c10net", input_shape=(1, 8, 8), classes=3), x), x)
@@ -110,7 +120,15 @@ def test_the_mac_penalty_counts_every_budget() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize("bad", [{"factor": -0.1}, {"factor": float("nan")}, {"temperature": 0.0}], ids=str)
-def test_a_penalty_out_of_range_is_refused(bad: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"factor": -0.1}, {"factor": float("nan")}, {"temperature": 0.0}, {"weights": {}}, {"weights": {"conv1": 0.0}},
+        {"weights": {"conv1": 1.0, "conv2": -1.0}}, {"weights": {"conv1": float("nan")}},
+        {"weights": {"conv1": float("inf")}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_penalty_out_of_range_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="MAC penalty"):
         Penalty(**bad)

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from tapernet import Check, FineTune, ImageData, Settings, count_termination, fit, taper, terminate, zoo
+from tapernet.errors import ConfigError
+from tapernet.files import read_tensors
 from tapernet.nn.terminating import Outcome, terminating_layers
 from tapernet.train import loop
+from tapernet.train.checkpoint import KIND, VERSION
 from tapernet.train.loop import accuracies
 
 SHAPE = (1, 8, 8)
@@ -68,11 +71,15 @@ class Killed(Exception):
     """The run's process is gone."""
 
 
+@pytest.mark.parametrize("weighed", [False, True], ids=["by MACs", "by weights"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_resumed_run_ends_where_an_unbroken_one_does(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, weighed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, settings = FineTune(epochs=3, mac_penalty=0.2), Settings(batch_size=40, optimizer="sgd", lr=0.05)
+    paths = list(terminating_layers(NETWORKS[name]()))
+    weights = dict(zip(paths, (0.1, 0.2, 1 / 3), strict=True)) if weighed else None
+    recipe = FineTune(epochs=3, mac_penalty=0.2, penalty_weights=weights)
+    settings = Settings(batch_size=40, optimizer="sgd", lr=0.05)
     unbroken = NETWORKS[name]()
     fit(unbroken, TRAIN, VAL, recipe, settings, progress=False)
     calls = 0
@@ -95,6 +102,28 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
     assert calls > 3
     for a, b in zip(unbroken.state_dict().values(), broken.state_dict().values(), strict=True):
         assert torch.equal(a, b) or bool(a.isnan().all())
+
+
+def test_other_weights_are_another_run_and_none_do_not_show(tmp_path: Path) -> None:
+    def run(weights: dict[str, float] | None) -> None:
+        recipe = FineTune(epochs=1, mac_penalty=0.2, penalty_weights=weights)
+        fit(NETWORKS["plain"](), TRAIN, VAL, recipe, Settings(), run_dir=tmp_path / str(weights), progress=False)
+
+    run(None)
+    _, header = read_tensors(tmp_path / "None" / "checkpoint.safetensors", kind=KIND, version=VERSION)
+    assert header["run"].startswith("FineTune(epochs=1, mac_penalty=0.2), ")
+    run({"conv1": 1.0, "conv2": 2.0})
+    (tmp_path / str({"conv1": 1.0, "conv2": 2.0})).rename(tmp_path / str({"conv2": 2.0, "conv1": 1.0}))
+    run({"conv2": 2.0, "conv1": 1.0})  # in another order, but the same
+    (tmp_path / "None").rename(tmp_path / str({"conv1": 2.0}))
+    with pytest.raises(ConfigError, match="other settings"):
+        run({"conv1": 2.0})
+
+
+def test_a_weight_for_a_layer_that_is_not_there() -> None:
+    recipe = FineTune(epochs=1, mac_penalty=0.2, penalty_weights={"conv9": 1.0})
+    with pytest.raises(ConfigError, match="terminating layer 'conv9'"):
+        fit(NETWORKS["plain"](), TRAIN, VAL, recipe, Settings(), progress=False)
 
 
 def test_a_mac_penalty_saves_more_than_none() -> None:

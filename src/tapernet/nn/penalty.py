@@ -1,6 +1,6 @@
 """A penalty on the MACs that a terminating network does, for a loss to add."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tapernet.errors import ConfigError
 from tapernet.nn.terminating import terminating_layers
+from tapernet.registry import unknown
 
 
 @contextmanager
@@ -41,16 +42,27 @@ def estimating_macs(net: nn.Module, temperature: float = 0.1) -> Iterator[None]:
             layer.take_estimate()
 
 
-def mac_penalty(net: nn.Module) -> Tensor:
+def mac_penalty(net: nn.Module, weights: Mapping[str, float] | None = None) -> Tensor:
     """The estimated share of the terminating layers' MACs that the last call did, a scalar in [0, 1].
 
     Differentiable; to be added to the loss with a factor. The estimate is forgotten once it is read.
 
+    Args:
+        net: a network from `tapernet.terminate`.
+        weights: by which the layers' shares are averaged, by path; a layer that is not named has weight 0. By default
+            a layer weighs as much as it has MACs.
+
     Raises:
-        ConfigError: no call in training since the last time, or not inside `estimating_macs`.
+        ConfigError: no call in training since the last time, or not inside `estimating_macs`; a path without a
+            terminating layer.
     """
-    estimates = [e for layer in terminating_layers(net).values() if (e := layer.take_estimate()) is not None]
+    layers = terminating_layers(net)
+    for path in weights or ():
+        if path not in layers:
+            raise ConfigError(unknown("terminating layer", path, layers))
+    estimates = {path: e for path, layer in layers.items() if (e := layer.take_estimate()) is not None}
     if not estimates:
         raise ConfigError("there is no estimate of MACs: call the network in training mode inside estimating_macs(net)")
-    total = sum(macs for macs, _ in estimates)
-    return torch.stack([share * (macs / total) for macs, share in estimates]).sum()
+    sizes = {path: macs if weights is None else weights.get(path, 0.0) for path, (macs, _) in estimates.items()}
+    total = sum(sizes.values())
+    return torch.stack([share * (sizes[path] / total) for path, (_, share) in estimates.items()]).sum()

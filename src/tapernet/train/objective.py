@@ -3,6 +3,7 @@
 Every recipe minimises one; recipes differ in how its weights move from stage to stage, or from step to step.
 """
 
+import math
 import random
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -42,16 +43,22 @@ class Penalty:
     Args:
         factor: of the estimated share of MACs done (`tapernet.mac_penalty`), not negative; 0 for none.
         temperature: of the estimate, positive.
+        weights: of the layers, by path, not negative and not all zero; None goes by MACs.
     """
 
     factor: float = 0.0
     temperature: float = 0.1
+    weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.factor >= 0:
             raise ConfigError(f"the factor of the MAC penalty is not negative, but is {self.factor!r}")
         if not self.temperature > 0:
             raise ConfigError(f"the temperature of the MAC penalty is positive, not {self.temperature!r}")
+        weights = None if self.weights is None else self.weights.values()
+        if weights is not None and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
+            raise ConfigError(f"the weights of the MAC penalty are finite, not negative and not all zero, "
+                              f"but are {self.weights!r}")  # fmt: skip
 
 
 NO_PENALTY = Penalty()
@@ -142,7 +149,7 @@ class ObjectiveLoss(nn.Module):
         Shapes: x (batch, channels, height, width), y (batch,), result ().
 
         Raises:
-            ConfigError: a penalty on a network without terminating layers.
+            ConfigError: a penalty on a network without terminating layers, or a weight for a layer that it lacks.
         """
         total: Tensor | None = None
         teacher: Tensor | None = None
@@ -156,7 +163,7 @@ class ObjectiveLoss(nn.Module):
                 target = y if teacher is None else teacher
                 task = F.cross_entropy(scores, target, reduction="sum")
                 if penalty.factor:
-                    task = task + len(x) * penalty.factor * mac_penalty(self.net)
+                    task = task + len(x) * penalty.factor * mac_penalty(self.net, penalty.weights)
                 task = task * (weight / step.divisor)
                 total = task if total is None else total + task
                 if self.distill and teacher is None:

@@ -1,5 +1,6 @@
 """Training with one fixed objective."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -23,6 +24,9 @@ class FineTune(Recipe):
         mac_penalty: factor of the share of MACs done in the loss, for networks from `tapernet.terminate`: it moves
             partial sums below zero, so that more filters stop at their checks.
         temperature: of the estimate of that share, see `tapernet.estimating_macs`.
+        penalty_weights: how much each terminating layer's share counts in the penalty, by path, layers without one
+            not at all: those of `tapernet.time_weights` go by time in place of MACs. They are part of what identifies a
+            run, so that only one with the same weights can go on from its checkpoint.
     """
 
     budgets: tuple[float, ...] = (1.0,)
@@ -32,11 +36,14 @@ class FineTune(Recipe):
     patience: int | None = None
     mac_penalty: float = 0.0
     temperature: float = 0.1
+    penalty_weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.weights is not None and (len(self.weights) != len(self.budgets) or min(self.weights) < 0):
             raise ConfigError(f"weights are {len(self.budgets)} numbers, not negative: {self.weights}")
-        Penalty(self.mac_penalty, self.temperature)
+        if self.penalty_weights is not None:  # in one order, since a checkpoint knows them as text
+            object.__setattr__(self, "penalty_weights", dict(sorted(self.penalty_weights.items())))
+        Penalty(self.mac_penalty, self.temperature, self.penalty_weights)
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage; raises ConfigError for a MAC penalty on a network without terminating layers."""
@@ -44,6 +51,6 @@ class FineTune(Recipe):
             raise ConfigError(f"mac_penalty needs layers that stop early, and {type(net).__name__} has none: "
                               f"call terminate(model, example) first")  # fmt: skip
         weights = self.weights or (1 / len(self.budgets),) * len(self.budgets)
-        penalty = Penalty(self.mac_penalty, self.temperature)
+        penalty = Penalty(self.mac_penalty, self.temperature, self.penalty_weights)
         objective = Objective(dict(zip(self.budgets, weights, strict=True)), self.distill, penalty)
         yield Stage(percents(objective.budgets), objective, self.epochs, self.patience)
