@@ -33,6 +33,11 @@ def to_percent(budget: float) -> int:
     return percent
 
 
+def shown(budget: float | str) -> str:
+    """A budget as tables and plots show it: whole percents, or its name."""
+    return budget if isinstance(budget, str) else f"{budget:.0%}"
+
+
 def kept_count(size: int, percent: int, multiple: int = 1) -> int:
     """How many of `size` channels a whole percent keeps: half up, at least one.
 

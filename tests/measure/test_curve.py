@@ -39,6 +39,20 @@ def test_ten_budgets_by_default_and_the_network_left_as_it_was(net: TaperedNet, 
     assert net.budget == 0.4
 
 
+def test_named_budgets_come_last_and_outside_the_mean(net: TaperedNet, val: ImageData) -> None:
+    net.budgets["lean"] = {"*": 0.5}
+    curve = evaluate(net, val, ["lean", 1.0, 0.5], latency=False)
+    assert [p.budget for p in curve.points] == [0.5, 1.0, "lean"]
+    half, full, lean = curve.points
+    assert (lean.accuracy, lean.macs) == (half.accuracy, half.macs)
+    assert curve.mean_accuracy == (half.accuracy + full.accuracy) / 2
+    assert "lean" in list(curve.table().columns[0].cells)
+    assert len(curve.plot().axes[0].lines[0].get_xdata()) == 2
+    assert evaluate(net, val, ["lean"], latency=False).mean_accuracy == lean.accuracy
+    with pytest.raises(ConfigError, match=r"unknown named budget 'laen'.*lean"):
+        evaluate(net, val, ["laen"])
+
+
 def test_a_plain_network_has_one_point(plain: nn.Module, val: ImageData) -> None:
     assert [p.budget for p in evaluate(plain, val, latency=False).points] == [1.0]
     with pytest.raises(ConfigError, match="has no dial"):
@@ -51,7 +65,7 @@ def test_images_of_another_size_are_refused(net: TaperedNet) -> None:
         evaluate(net, data)
 
 
-@pytest.mark.parametrize("bad", [0, 1.5, float("nan"), "half"])
+@pytest.mark.parametrize("bad", [0, 1.5, float("nan"), None])
 def test_a_bad_budget_is_refused(bad: object, net: TaperedNet, val: ImageData) -> None:
     with pytest.raises(ConfigError, match="a budget"):
         evaluate(net, val, [bad])  # type: ignore[list-item]

@@ -13,14 +13,14 @@ from tapernet.nn.terminating import terminating_layers
 
 
 def evaluate(
-    net: str = "mlp-digits", data: str | None = None, budgets: list[float] | None = None, output: str | None = None
+    net: str = "mlp-digits", data: str | None = None, budgets: list[float | str] | None = None, output: str | None = None
 ) -> None:
     """Measures a saved network on the test images at every budget; one that stops early, with its checks and without.
 
     Args:
         net: a file that `train` wrote, or the name of a trained network of the zoo.
         data: where its images are; by default where it was trained.
-        budgets: where to measure; by default 10%, 20%, ..., 100%.
+        budgets: where to measure, numbers or names of budgets that the network has; by default 10%, 20%, ..., 100%.
         output: also write the curve to this .json, .csv or picture.
     """
     network, spec = open_net(net)

@@ -111,11 +111,10 @@ def unterminated(model: nn.Module) -> nn.Module:
 
 
 def _plain(layer: TerminatingConv2d) -> nn.Module:
-    conv = nn.Conv2d(
-        layer.in_channels, layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding,
-        dilation=layer.dilation, groups=layer.groups, bias=layer.bias is not None, dtype=layer.weight.dtype,
-        device=layer.weight.device,
-    )  # fmt: skip
+    shape: dict[str, Any] = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    kernel: Any = layer.kernel_size
+    conv = nn.Conv2d(layer.in_channels, layer.out_channels, kernel, bias=layer.bias is not None, **shape)
+    conv.to(layer.weight)
     conv.load_state_dict({name: value for name, value in layer.state_dict().items() if name in ("weight", "bias")})
     conv.train(layer.training)
     return nn.Sequential(conv, nn.ReLU()) if layer.options.gradient == "straight-through" else conv

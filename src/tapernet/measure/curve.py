@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from tapernet.budget import TEN_BUDGETS, check_budgets
+from tapernet.budget import TEN_BUDGETS, check_budgets, shown
 from tapernet.data import ImageData
 from tapernet.errors import ConfigError, DataError, FileError
 from tapernet.files import read_json, write_json, write_text
@@ -24,7 +24,7 @@ class Point:
     """A network at one budget.
 
     Args:
-        budget: share of channels kept.
+        budget: share of channels kept, or the name of a budget that the network has.
         accuracy: share of images classified rightly.
         macs: of one image, products with a weight.
         paper_macs: of one image, the bias counted as the papers do.
@@ -32,7 +32,7 @@ class Point:
         milliseconds: median time of one image through torch, None if it was not measured.
     """
 
-    budget: float
+    budget: float | str
     accuracy: float
     macs: int
     paper_macs: int
@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one network, in increasing budget.
+    """Points of one network, in increasing budget, those with a name after the others.
 
     Args:
         name: what the curve is called in tables and legends.
@@ -54,8 +54,9 @@ class Curve:
 
     @property
     def mean_accuracy(self) -> float:
-        """Accuracy averaged over the budgets, as the TESLA paper sums a curve up."""
-        return sum(p.accuracy for p in self.points) / len(self.points)
+        """Accuracy averaged over the budgets without a name, as the TESLA paper sums a curve up; else over all."""
+        points = [p for p in self.points if not isinstance(p.budget, str)] or self.points
+        return sum(p.accuracy for p in points) / len(points)
 
     def save(self, path: str | Path) -> None:
         """Writes .json or .csv, or a picture for any ending that matplotlib knows (.png, .svg, .pdf)."""
@@ -85,7 +86,7 @@ class Curve:
             table.add_column(heading, justify="right")
         for p in self.points:
             ms = "" if p.milliseconds is None else f"{p.milliseconds:.3f}"
-            table.add_row(f"{p.budget:.0%}", f"{p.accuracy:.2%}", f"{p.macs:,}", f"{p.paper_macs:,}",
+            table.add_row(shown(p.budget), f"{p.accuracy:.2%}", f"{p.macs:,}", f"{p.paper_macs:,}",
                           f"{p.parameters:,}", ms)
         return table
 
@@ -107,14 +108,19 @@ def save_points(whole: Any, points: Sequence[Any], path: str | Path, plot: Calla
         save_figure(plot(), path)
 
 
-def measured_budgets(net: nn.Module, budgets: Iterable[float] | None) -> list[float]:
+def measured_budgets(net: nn.Module, budgets: Iterable[float | str] | None) -> list[float | str]:
     """Where a network is measured, in increasing order: by default 10%, 20%, ..., 100%, or 1.0 without a dial.
+
+    Named budgets come last, in the order in which they are given.
 
     Raises:
         ConfigError: a bad budget, or another than 1.0 for a network without a dial.
     """
     dial = isinstance(net, TaperedNet)
-    found = sorted(check_budgets((TEN_BUDGETS if dial else (1.0,)) if budgets is None else budgets))
+    wanted = list((TEN_BUDGETS if dial else (1.0,)) if budgets is None else budgets)
+    names = list(dict.fromkeys(b for b in wanted if isinstance(b, str)))
+    numbers = [b for b in wanted if not isinstance(b, str)]
+    found: list[float | str] = [*sorted(check_budgets(numbers) if numbers or not names else ()), *names]
     if not dial and found != [1.0]:
         raise ConfigError(f"{type(net).__name__} has no dial: it runs at budget 1.0 alone")
     return found
@@ -123,7 +129,7 @@ def measured_budgets(net: nn.Module, budgets: Iterable[float] | None) -> list[fl
 def evaluate(
     net: nn.Module,
     data: ImageData,
-    budgets: Iterable[float] | None = None,
+    budgets: Iterable[float | str] | None = None,
     *,
     name: str = "",
     latency: bool = True,
@@ -134,7 +140,7 @@ def evaluate(
     Args:
         net: a `TaperedNet`, or any module for budget 1.0.
         data: usually the test set; reading it here chooses nothing.
-        budgets: where; by default 10%, 20%, ..., 100%, or 1.0 alone for a network without a dial.
+        budgets: where, numbers or names; by default 10%, 20%, ..., 100%, or 1.0 alone for a network without a dial.
         name: of the curve; by default the network's class.
         latency: also measure the time of one image on one thread, through torch.
         batch_size: images run at once for the accuracy.
@@ -143,14 +149,14 @@ def evaluate(
         DataError: the images do not have the network's shape, or the labels are more than its outputs.
         ConfigError: a bad budget.
     """
-    budgets = measured_budgets(net, budgets)
+    where = measured_budgets(net, budgets)
     if isinstance(net, TaperedNet) and data.shape != net.input_shape:
         raise DataError(f"the images have shape {data.shape}, but the network takes {net.input_shape}")
     images = data.as_float()
-    found = accuracies(net, images, data.labels, budgets, batch_size)
-    times = latencies(net, images[:1], budgets) if latency else [None] * len(budgets)
+    found = accuracies(net, images, data.labels, where, batch_size)
+    times = latencies(net, images[:1], where) if latency else [None] * len(where)
     points = []
-    for budget, accuracy, ms in zip(budgets, found, times, strict=True):
+    for budget, accuracy, ms in zip(where, found, times, strict=True):
         with at(net, budget):
             macs = total_macs(net, images[0])
             points.append(Point(budget, accuracy, macs.usual, macs.paper, count_parameters(net), ms))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from tapernet.budget import shown
 from tapernet.data import ImageData
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.curve import measured_budgets, save_points
@@ -21,7 +22,7 @@ class JointPoint:
     """A terminating network at one budget, with its checks and without them.
 
     Args:
-        budget: share of channels kept.
+        budget: share of channels kept, or the name of a budget that the network has.
         accuracy: with the checks, in [0, 1].
         unchecked_accuracy: without them.
         macs: of one image on average, the bias counted; with the checks.
@@ -29,7 +30,7 @@ class JointPoint:
         saved: share of the whole network's MACs that budget and checks save together, in [0, 1].
     """
 
-    budget: float
+    budget: float | str
     accuracy: float
     unchecked_accuracy: float
     macs: float
@@ -63,7 +64,7 @@ class JointTable:
 def evaluate_joint(
     net: nn.Module,
     data: ImageData,
-    budgets: Iterable[float] | None = None,
+    budgets: Iterable[float | str] | None = None,
     *,
     name: str = "",
     batch_size: int = 100,
@@ -73,22 +74,22 @@ def evaluate_joint(
     Args:
         net: a network from `tapernet.terminate`, with a dial or without one.
         data: usually the test set; reading it here chooses nothing.
-        budgets: where; by default 10%, 20%, ..., 100%, or 1.0 alone for a network without a dial.
+        budgets: where, numbers or names; by default 10%, 20%, ..., 100%, or 1.0 alone for a network without a dial.
         name: of the table; by default the network's class.
         batch_size: images run at once.
 
     Raises:
         ConfigError: a bad budget, or a network without terminating layers.
     """
-    budgets = measured_budgets(net, budgets)
+    where = measured_budgets(net, budgets)
     images = data.as_float()
     with at(net, 1.0):
         whole = count_termination(net, images[:1]).total
-    checked = accuracies(net, images, data.labels, budgets, batch_size)
+    checked = accuracies(net, images, data.labels, where, batch_size)
     with without_checks(net):
-        unchecked = accuracies(net, images, data.labels, budgets, batch_size)
+        unchecked = accuracies(net, images, data.labels, where, batch_size)
     points = []
-    for budget, accuracy, plain in zip(budgets, checked, unchecked, strict=True):
+    for budget, accuracy, plain in zip(where, checked, unchecked, strict=True):
         with at(net, budget):
             report = count_termination(net, images, batch_size)
         points.append(JointPoint(budget, accuracy, plain, report.done, report.total, 1 - report.done / whole))
@@ -118,7 +119,7 @@ def joint_table(tables: Sequence[JointTable], title: str | None = None) -> Any:
         table.add_column(heading, justify="right" if heading else "left")
     for one in tables:
         for p in one.points:
-            table.add_row(one.name, f"{p.budget:.0%}", f"{p.accuracy:.2%}", f"{p.unchecked_accuracy:.2%}",
+            table.add_row(one.name, shown(p.budget), f"{p.accuracy:.2%}", f"{p.unchecked_accuracy:.2%}",
                           f"{p.macs:,.0f}", f"{p.unchecked_macs:,}", f"{p.saved:.1%}")  # fmt: skip
         table.add_section()
     return table

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapernet.budget import shown
 from tapernet.files import write_atomically
 
 if TYPE_CHECKING:
@@ -15,10 +16,14 @@ def plot_curves(curves: Sequence["Curve"], ax: Any = None) -> Any:
     """Accuracy against MACs, a line for each curve, each point marked with its budget; returns the figure."""
     ax = new_axes() if ax is None else ax
     for curve in curves:
-        ax.plot([p.macs / 1e3 for p in curve.points], [p.accuracy * 100 for p in curve.points], "o-", label=curve.name)
+        line = [p for p in curve.points if not isinstance(p.budget, str)]
+        (drawn,) = ax.plot([p.macs / 1e3 for p in line], [p.accuracy * 100 for p in line], "o-", label=curve.name)
+        # Named budgets have widths of their own and are not on the line.
+        named = [p for p in curve.points if isinstance(p.budget, str)]
+        ax.plot([p.macs / 1e3 for p in named], [p.accuracy * 100 for p in named], "x", color=drawn.get_color())
     if len(curves) == 1:
         for p in curves[0].points:
-            ax.annotate(f"{p.budget:.0%}", (p.macs / 1e3, p.accuracy * 100), textcoords="offset points",
+            ax.annotate(shown(p.budget), (p.macs / 1e3, p.accuracy * 100), textcoords="offset points",
                         xytext=(4, -11), fontsize=8, color="0.4")
     ax.set(xlabel="thousand multiply-accumulates per image", ylabel="accuracy (%)")
     ax.grid(alpha=0.3)
