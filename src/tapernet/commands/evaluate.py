@@ -13,7 +13,10 @@ from tapernet.nn.terminating import terminating_layers
 
 
 def evaluate(
-    net: str = "mlp-digits", data: str | None = None, budgets: list[float | str] | None = None, output: str | None = None
+    net: str = "mlp-digits",
+    data: str | None = None,
+    budgets: list[float | str] | None = None,
+    output: str | None = None,
 ) -> None:
     """Measures a saved network on the test images at every budget; one that stops early, with its checks and without.
 
