@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tapernet import FineTune, InputSpec, Settings, count_termination, fit, load, load_data, save, taper, zoo
 from tapernet.cli import main
@@ -11,6 +12,8 @@ from tapernet.files import read_json
 from tapernet.measure.accuracy import accuracies
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.terminating import terminating_layers
+from tapernet.placement import layer_time
+from tapernet.train import loop
 
 
 def run(folder: Path, *options: str) -> dict[str, Any]:
@@ -68,6 +71,68 @@ def test_a_network_with_a_dial_keeps_it(tmp_path: Path) -> None:
     assert all(p["macs"] < p["unchecked_macs"] for p in points)
 
 
+class Killed(Exception):
+    """The run's process is gone."""
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Each measurement finds other times: how much slower each was, which must not reach a resumed run."""
+    factors: list[float] = []
+
+    def measure(net: nn.Module, images: Tensor, settings: Sequence[Any], _: int) -> list[dict[str, float]]:
+        factors.append(1.0 + len(factors))
+        report = count_termination(net, images)
+        return [
+            {
+                layer.path: factors[-1] ** i * (0.2 + checks[layer.path][0].share if checks else 1.0)
+                for i, layer in enumerate(report.layers)
+            }
+            for checks in settings
+        ]
+
+    monkeypatch.setattr(layer_time, "measure_layers", measure)
+    return factors
+
+
+def test_a_resumed_run_keeps_the_times_of_its_start(
+    tmp_path: Path, times: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (
+        "--placement", "timed", "--options", "{shares: [0.1, 0.3], bias_first: true}", "--tolerance", "0.3",
+        "--images", "100", "--epochs", "2", "--mac_penalty", "0.5", "--penalty_of", "time", "--validation", "0.6",
+    )  # fmt: skip
+    unbroken = run(tmp_path / "a", *options)
+    measured = len(times)
+    assert set(unbroken["penalty_weights"]) == {p for p, checks in unbroken["placement"]["checks"].items() if checks}
+    times.clear()
+    epochs = 0
+
+    def killed_in_the_second_epoch(*arguments: Any) -> list[float]:
+        nonlocal epochs
+        epochs += 1
+        if epochs == 2:
+            raise Killed
+        return accuracies(*arguments)
+
+    monkeypatch.setattr(loop, "accuracies", killed_in_the_second_epoch)
+    with pytest.raises(Killed):
+        run(tmp_path / "b", *options, "--run_dir", str(tmp_path / "r"))
+    resumed = run(tmp_path / "b", *options, "--run_dir", str(tmp_path / "r"))
+    assert len(times) == measured  # none of them in the resumed run
+    assert resumed == unbroken
+    a, b = (load(tmp_path / name / "out.safetensors").state_dict() for name in "ab")
+    assert all(torch.equal(a[key], b[key]) or bool(a[key].isnan().all()) for key in a)
+
+
+def test_a_folder_of_a_run_with_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--images", "50", "--epochs", "0", "--run_dir", str(tmp_path / "r"))
+    first = run(tmp_path, *options, "--placement", "greedy")
+    assert run(tmp_path, *options, "--placement", "greedy") == first
+    assert main(["terminate", *options, "--output", str(tmp_path / "out")]) == 2
+    assert "another folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -79,6 +144,9 @@ def test_a_network_with_a_dial_keeps_it(tmp_path: Path) -> None:
         (["--tolerance", "1.5"], "in [0, 1]"),
         (["--budgets", "[0.5]"], "dial"),
         (["--mac_penalty", "-1"], "not negative"),
+        (["--penalty_of", "tim", "--mac_penalty", "1"], "did you mean 'time'"),
+        (["--penalty_of", "time"], "mac_penalty above 0"),
+        (["--penalty_of", "time", "--mac_penalty", "1", "--epochs", "0"], "epochs of fine-tuning"),
         (["--epochs", "-1"], "at least one epoch"),
         (["--tolerence", "0.1"], "did you mean 'tolerance'"),
         (["--output", "/dev/null/net"], "cannot write"),

@@ -12,7 +12,8 @@ from tapernet.commands.source import open_images, open_net
 from tapernet.convert.terminate import terminate as make_stopping
 from tapernet.data import ImageData, Splits
 from tapernet.errors import ConfigError
-from tapernet.files import check_writable, write_json
+from tapernet.experiment.common import as_json
+from tapernet.files import check_writable, read_json, write_json
 from tapernet.measure.joint import JointTable, evaluate_joint, joint_table
 from tapernet.measure.layers import layer_table
 from tapernet.measure.termination import count_termination
@@ -20,12 +21,17 @@ from tapernet.nn.net import TaperedNet
 from tapernet.nn.order import EXACT
 from tapernet.nn.terminating import terminating_layers
 from tapernet.placement import Placement, place_checks
-from tapernet.saving import save
+from tapernet.placement.layer_time import time_weights
+from tapernet.registry import unknown
+from tapernet.saving import InputSpec, load, save
 from tapernet.train.loop import fit
 from tapernet.train.recipes import FineTune
 from tapernet.train.settings import Settings
 
 FINE = Settings(lr=1e-4)
+MACS, TIME = "macs", "time"
+PLACED = "placed.json"
+"""In the run's folder, beside the network with its checks."""
 
 
 def terminate(
@@ -40,6 +46,7 @@ def terminate(
     images: int | None = None,
     epochs: int = 20,
     mac_penalty: float = 0.0,
+    penalty_of: str = MACS,
     budgets: list[float] | None = None,
     settings: Settings = FINE,
     control: bool = False,
@@ -53,7 +60,7 @@ def terminate(
         net: a saved network with a dial or without one, or the name of a trained network of the zoo.
         data: where its images are; by default where it was trained.
         tolerance: e_t, the drop of accuracy on training images that placing checks must stay below, in [0, 1].
-        placement: "greedy-paper" (Algorithm 1), "greedy" or "per-filter".
+        placement: "greedy-paper" (Algorithm 1), "greedy", "timed" (as greedy, by milliseconds) or "per-filter".
         options: the placement's own, such as {shares: [0.05, 0.32]}.
         order: of a filter's products, "magnitude", "expected" or "exact"; the last one needs no checks.
         bias_first: count the bias in partial sums.
@@ -61,48 +68,94 @@ def terminate(
         images: training images on which checks are placed; all by default.
         epochs: of fine-tuning; 0 for none.
         mac_penalty: factor of the share of MACs done in the loss of fine-tuning.
+        penalty_of: "macs", or "time": layers weigh in the penalty what stopping them saves on this machine.
         budgets: at which a network with a dial is fine-tuned, the smaller ones taught by the largest.
         settings: optimizer, batch size and the like of fine-tuning.
         control: also fine-tune without checks, to tell what the fine-tuning itself does.
         validation: share of the training images held out for the validation accuracy.
         output: file of the network; what was measured goes beside it as .json.
-        run_dir: folder for checkpoints and logs; a run that was killed goes on from there.
+        run_dir: folder for the placed checks, checkpoints and logs; a run that was killed goes on from there.
     """
     path = Path(output)
     check_writable(path)
     network, spec = open_net(net)
-    recipe = _recipe(network, epochs, mac_penalty, budgets)
+    recipe = _recipe(network, epochs, mac_penalty, penalty_of, budgets)
     splits = open_images(net, spec, data)
     train, val = splits.train.split(validation, seed=settings.seed)
     stopping = make_stopping(network, train.as_float()[:2], order=order, bias_first=bias_first, gradient=gradient)
     untouched = copy.deepcopy(stopping)
     some = train if images is None else train.take(range(min(images, len(train))))
-    placed = _place(stopping, some, tolerance, placement, options or {})
+    settings_of_start = as_json({
+        "net": net, "data": data, "tolerance": tolerance, "placement": placement, "options": options, "order": order,
+        "bias_first": bias_first, "gradient": gradient, "images": images, "validation": validation,
+        "seed": settings.seed, "penalty_of": penalty_of,
+    })  # fmt: skip
+    stopping, start = _started(stopping, spec, some, settings_of_start, run_dir)
     tables = [evaluate_joint(stopping, splits.test, name="placed")]
     if recipe is not None:
         if control:
             plain = replace(recipe, mac_penalty=0.0)
             tables.append(_tuned("control", untouched, train, val, splits, plain, settings, run_dir))
-        tables.append(_tuned("tuned", stopping, train, val, splits, recipe, settings, run_dir))
+        penalised = replace(recipe, penalty_weights=start["penalty_weights"])
+        tables.append(_tuned("tuned", stopping, train, val, splits, penalised, settings, run_dir))
     save(stopping, path, spec)
     report = count_termination(stopping, splits.test)
     show(layer_table(stopping, report))
     show(joint_table(tables, f"{Path(net).stem} on {splits.name}"))
     counted = {key: value for key, value in report.as_dict().items() if key != "done_per_image"}
     write_json(path.with_suffix(".json"), {
-        "placement": placed and placed.as_dict(), "skipped": stopping.skipped, "counted": counted,
-        "measured": [asdict(table) for table in tables],
+        "placement": start["placement"], "penalty_weights": start["penalty_weights"], "skipped": stopping.skipped,
+        "counted": counted, "measured": [asdict(table) for table in tables],
     })  # fmt: skip
     show(f"wrote {path} and {path.with_suffix('.json').name}")
 
 
-def _recipe(network: nn.Module, epochs: int, mac_penalty: float, budgets: list[float] | None) -> FineTune | None:
+def _recipe(
+    network: nn.Module, epochs: int, mac_penalty: float, penalty_of: str, budgets: list[float] | None
+) -> FineTune | None:
     """The fine-tuning; None for no epochs."""
     dial = isinstance(network, TaperedNet)
     if budgets and not dial:
         raise ConfigError("budgets are for networks with a dial; this one runs at 1.0 alone")
+    if penalty_of not in (MACS, TIME):
+        raise ConfigError(unknown("penalty", penalty_of, (MACS, TIME)))
+    if penalty_of == TIME and not (mac_penalty and epochs):
+        raise ConfigError("a penalty of time needs a mac_penalty above 0, and epochs of fine-tuning")
     chosen = tuple(budgets or ((1.0, 0.75, 0.5, 0.25) if dial else (1.0,)))
     return FineTune(chosen, distill=dial, epochs=epochs, mac_penalty=mac_penalty) if epochs else None
+
+
+def _started(
+    net: nn.Module, spec: InputSpec | None, images: ImageData, settings: dict[str, Any], run_dir: str | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network with checks; and the placement and the penalty's weights, as JSON can hold them.
+
+    They may depend on times, which are others at every measurement: a run that goes on has those of its start.
+
+    Args:
+        net: without checks, changed in place.
+        spec: to be saved with it.
+        images: on which checks are placed.
+        settings: all that decides the outcome.
+        run_dir: folder of the run, if any.
+
+    Raises:
+        ConfigError: the folder holds the start of a run with other settings.
+    """
+    path = None if run_dir is None else Path(run_dir) / PLACED
+    if path is not None and path.exists():
+        found: dict[str, Any] = read_json(path)
+        if found["settings"] != settings:
+            raise ConfigError(f"{path} belongs to a run with other settings; choose another folder or delete it.\n"
+                              f"there: {found['settings']}\nhere:  {settings}")  # fmt: skip
+        return load(path.with_suffix(".safetensors")), found
+    placed = _place(net, images, settings["tolerance"], settings["placement"], settings["options"] or {})
+    weights = time_weights(net, images) if settings["penalty_of"] == TIME else None
+    start = {"settings": settings, "placement": placed and placed.as_dict(), "penalty_weights": weights}
+    if path is not None:
+        save(net, path.with_suffix(".safetensors"), spec)
+        write_json(path, start)
+    return net, start
 
 
 def _place(
