@@ -20,6 +20,7 @@ from tapernet.files import read_json, write_json
 from tapernet.nn.net import TaperedNet
 from tapernet.registry import unknown
 from tapernet.saving import InputSpec
+from tapernet.zoo.imagenet import load_imagenet
 
 
 class Named(Protocol):
@@ -41,11 +42,13 @@ class ModelConfig:
         name: of the network.
         arguments: of its function, besides the data set's image shape and number of classes.
         keep: modules whose outputs are never cut.
+        imagenet: start from weights trained on ImageNet; needs torchvision and a network that it has, too.
     """
 
     name: str = "mlp"
     arguments: dict[str, Any] = field(default_factory=dict)
     keep: list[str] = field(default_factory=list)
+    imagenet: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,10 @@ def make_net(model: ModelConfig, profile: Any, data: ImageData) -> TaperedNet:
 
 def make_plain(model: ModelConfig, data: ImageData) -> nn.Module:
     """A new network of the zoo that fits a data set."""
-    return zoo.create(model.name, **{"input_shape": data.shape, "classes": data.classes, **model.arguments})
+    net = zoo.create(model.name, **{"input_shape": data.shape, "classes": data.classes, **model.arguments})
+    if model.imagenet:
+        load_imagenet(net)
+    return net
 
 
 def input_spec(data: ImageData, source: str | None) -> InputSpec:

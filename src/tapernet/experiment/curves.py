@@ -184,4 +184,5 @@ def _plain(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
 
 def _usual(config: CurveConfig) -> dict[str, Any]:
     """The defaults of the options in a config."""
-    return {"recipe": vars(type(config.recipe)()), "settings": vars(Settings()), "base": plain_phase(Phase(0))}
+    return {"recipe": vars(type(config.recipe)()), "settings": vars(Settings()), "base": plain_phase(Phase(0)),
+            "model": asdict(ModelConfig())}  # fmt: skip

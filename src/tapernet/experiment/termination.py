@@ -82,7 +82,8 @@ def reproduce(experiment: Experiment, job: Job) -> None:
     splits = load_data(job.data or experiment.data)
     results = Results(job.result, experiment.title, [c.name for c in experiment.curves])
     for config in configs:
-        results.curve(_empty(experiment, config), {"base": plain_phase(Phase(0)), "training": plain_phase(Phase(0))})
+        usual = {"base": plain_phase(Phase(0)), "training": plain_phase(Phase(0)), "model": asdict(ModelConfig())}
+        results.curve(_empty(experiment, config), usual)
     for seed in experiment.seeds:
         start = _Start(experiment, splits, seed, job.runs)
         for config in configs:
