@@ -144,6 +144,16 @@ def test_a_check_that_no_longer_pays_is_taken_out() -> None:
     assert not any(steps[-1].values())
 
 
+def test_a_step_that_saves_next_to_nothing_is_not_made(fake_times: Set) -> None:
+    found = []
+    for saved in (0.001, 0.1):
+        net, data = problem()
+        fake_times(lambda path, share, survivors: 1.0 if share is None else 1 - saved)  # noqa: B023 (used at once)
+        place_checks(net, data, tolerance=0.9, method="timed", shares=(0.3,))
+        found.append(placed(net))
+    assert found == [dict.fromkeys(PATHS), dict.fromkeys(PATHS, 0.3)]
+
+
 def test_times_decide_alone(fake_times: Set) -> None:
     found = []
     for _ in range(2):

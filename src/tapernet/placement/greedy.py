@@ -83,36 +83,43 @@ def place_greedily(
     batch_size: int,
     memory: int,
     sample: int,
+    least: float = 0.0,
 ) -> Placement:
-    """Sets the checks that lower a cost the most per answer lost, while tolerated; see `greedy` for the arguments."""
+    """Sets the checks that lower a cost the most per answer lost, while tolerated; see `greedy` for the arguments.
+
+    Steps that lower the cost by no more than the share `least` are not worth an answer.
+    """
     some = spread_sample(images, labels, sample)
     guide = Rerun(net, *some, batch_size=batch_size, memory=memory // 2, cost=cost)
-    steps, trials = choose_steps(guide, candidates, tolerance)
+    steps, trials = choose_steps(guide, candidates, tolerance, least)
     rerun = Rerun(net, images, labels, batch_size=batch_size, memory=memory // 2)
     rerun.checks = steps[0]
     before, _ = rerun.run_all()
-    least = least_right(before, len(images), tolerance)
+    tolerated = least_right(before, len(images), tolerance)
     right, taken = before, steps[0]
     for step in reversed(steps[1:]):
         rerun.checks = step
-        if (tried := rerun.run_all()[0]) >= least:
+        if (tried := rerun.run_all()[0]) >= tolerated:
             right, taken = tried, step
             break
     rerun.checks = taken
     return Placement(taken, before / len(images), right / len(images), trials)
 
 
-def choose_steps(guide: Rerun, candidates: Candidates, tolerance: float) -> tuple[list[Checks], int]:
+def choose_steps(
+    guide: Rerun, candidates: Candidates, tolerance: float, least: float = 0.0
+) -> tuple[list[Checks], int]:
     """The checks after no step, after the first, and so on; and how many trials that took.
 
     Args:
         guide: images to measure on, with the cost to be lowered, and no checks set.
         candidates: what to choose from in each layer.
         tolerance: accuracy drop that must not be reached.
+        least: share of the cost that a step must lower it by, and more.
     """
     steps = [guide.checks]
     right, cost = guide.run_all()
-    least = least_right(right, len(guide.images), tolerance)
+    tolerated = least_right(right, len(guide.images), tolerance)
     choices = [(path, checks) for path in guide.layers for checks in candidates[path]]
     moves: list[_Move] = []
     trials, numbers, tried_after = 0, count(), 0
@@ -136,7 +143,7 @@ def choose_steps(guide: Rerun, candidates: Candidates, tolerance: float) -> tupl
         guide.checks = steps[-1]
         guide.settle_all()
         trials += 1
-        if new_cost < cost and new_right >= least:
+        if new_cost < cost * (1 - least) and new_right >= tolerated:
             # One answer more than was lost, so that a move that loses none has a gain too.
             gain = (cost - new_cost) / (max(right - new_right, 0) + 1)
             number = next(numbers)
