@@ -33,7 +33,7 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[TimeOf], None]:
                 for layer in count_termination(net, images).layers:
                     stopped = sum(layer.situations[name].count for name in ("true negative", "false negative"))
                     own = terminating_layers(net)[layer.path].checks
-                    share = int(layer.terms * own[0].share) / layer.terms if own else None  # type: ignore[operator, arg-type]
+                    share = int(layer.terms * own[0].share) / layer.terms if own else None
                     times[layer.path] = time_of(layer.path, share, 1 - stopped / layer.outputs)
             return times
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from tapernet import zoo
 from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate
+from tapernet.data import ImageData
 from tapernet.engine import native
 from tapernet.errors import ConfigError
+from tapernet.experiment.methods import METHODS
 from tapernet.measure.termination import count_termination
 from tapernet.nn.check import Check
 from tapernet.nn.terminating import terminating_layers
@@ -162,6 +164,15 @@ def test_times_decide_alone(fake_times: Set) -> None:
         found.append(place_checks(net, data, tolerance=0.2, method="timed", bias_first=True, shares=(0.1, 0.3)))
         assert all(layer.options.bias_first for layer in terminating_layers(net).values())
     assert found[0] == found[1]
+
+
+def test_an_experiment_may_place_by_time(fake_times: Set) -> None:
+    images = torch.randn(30, *SHAPE)
+    data = ImageData(images, torch.arange(30) % 4, tuple("abcd"))
+    model = zoo.create("c10net", input_shape=SHAPE, classes=4, hidden=8)
+    fake_times(linear)
+    net = METHODS["terminate"](model, 1.0, data, placement="timed", shares=[0.1], thresholds=[0.0], bias_first=True)
+    assert set(placed(net).values()) == {0.1}
 
 
 def test_without_kernels_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
