@@ -225,5 +225,5 @@ def test_a_layer_that_cannot_be_faster_weighs_nothing(fake_times: Set) -> None:
 
 def test_weights_need_checks() -> None:
     net, (images, _) = problem()
-    with pytest.raises(ConfigError, match="call place_checks first"):
+    with pytest.raises(ConfigError, match="place_checks was not called, or found none"):
         time_weights(net, images)

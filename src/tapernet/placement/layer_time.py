@@ -87,7 +87,8 @@ def time_weights(net: nn.Module, images: Labelled | Tensor, *, batch_size: int =
     """
     placed = {path: layer.checks for path, layer in terminating_layers(net).items() if layer.checks}
     if not placed:
-        raise ConfigError(f"{type(net).__name__} has no layer with checks: call place_checks first")
+        raise ConfigError(f"{type(net).__name__} has no layer with checks: place_checks was not called, or found none "
+                          f"worth placing")  # fmt: skip
     settings = [
         {path: tuple(_moved(check, threshold) for check in checks) for path, checks in placed.items()}
         for threshold in (NEVER, None, ALWAYS)
