@@ -182,6 +182,20 @@ def test_without_kernels_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         place_checks(net, data, tolerance=0.2, method="timed")
 
 
+@pytest.mark.parametrize("options", [{"shares": ()}, {"thresholds": ()}], ids=str)
+def test_no_checks_to_choose_from(options: dict[str, tuple[float, ...]]) -> None:
+    net, data = problem(4)
+    with pytest.raises(ConfigError, match="no check to choose from"):
+        place_checks(net, data, tolerance=0.2, method="timed", **options)
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, True])
+def test_a_batch_that_is_none(batch: float, usual_times: None) -> None:
+    net, data = problem(4)
+    with pytest.raises(ConfigError, match="whole number of images"):
+        place_checks(net, data, tolerance=0.2, method="timed", timed_batch=batch)
+
+
 @needs_kernels
 @pytest.mark.parametrize("dial", [False, True])
 @pytest.mark.parametrize("batch", [1, 32])

@@ -79,11 +79,11 @@ def time_weights(net: nn.Module, images: Labelled | Tensor, *, batch_size: int =
         batch_size: images in a call of the engine.
 
     Returns:
-        Milliseconds an image, to three digits, by the paths of the layers with checks. They differ from call to call,
-        as timings do: keep them with the run.
+        Milliseconds an image, to three digits, by the paths of the layers with checks that the kernels run. They differ
+        from call to call, as timings do: keep them with the run.
 
     Raises:
-        ConfigError: no layer has checks; the kernels were not built or run none of the layers.
+        ConfigError: no layer has checks; the kernels were not built or run none of the layers; a batch size below 1.
     """
     placed = {path: layer.checks for path, layer in terminating_layers(net).items() if layer.checks}
     if not placed:
@@ -113,8 +113,10 @@ def fit_layer_times(
         batch_size: images in a call of the engine.
 
     Raises:
-        ConfigError: the kernels were not built, or run none of the layers.
+        ConfigError: the kernels were not built, or run none of the layers; a batch size below 1.
     """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"layers are timed on batches of a whole number of images from 1, not {batch_size!r}")
     x = images_of(images)
     x, _ = spread_sample(x, x, max(TIMED, batch_size))
     survivors = [_survivors(net, x, checks) for checks in settings]

@@ -5,6 +5,7 @@ from itertools import product
 
 from torch import Tensor, nn
 
+from tapernet.errors import ConfigError
 from tapernet.nn.check import Check
 from tapernet.nn.terminating import Outcome, TerminatingConv2d, terminating_layers
 from tapernet.placement import PLACEMENTS, Placement
@@ -51,8 +52,10 @@ def timed(
         sample: images on which steps are chosen.
 
     Raises:
-        ConfigError: the kernels were not built, or run none of the layers.
+        ConfigError: the kernels were not built, or run none of the layers; no shares or thresholds; a batch below 1.
     """
+    if not shares or not thresholds:
+        raise ConfigError("there is no check to choose from: give one share and one threshold at least")
     set_bias_first(net, bias_first)
     layers = terminating_layers(net)
     checks = [(Check(share=share, threshold=threshold),) for share, threshold in product(shares, thresholds)]
