@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench docs sanitize clean
+.PHONY: demo test lint format bench docs sanitize kernels-check kernels-check-aarch64 clean
 
 demo: .venv/installed ## on scikit-learn's digits: TESLA, then a small CNN that stops early; tables, plot, networks in demo/
 	$(BIN)/tapernet train --data digits --output demo/digits.safetensors
@@ -33,6 +33,20 @@ sanitize: .venv/installed ## the engine's tests on kernels that check memory and
 	  -Ccmake.define.TAPERNET_SANITIZE=ON -Cbuild-dir=build/sanitize-objects .
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/python tests/engine/sanitized.py build/sanitize
+
+CROSS := aarch64-linux-gnu
+kernels-check: ## the kernels against plain loops; needs cmake and g++, and for NEON Debian's g++-$(CROSS) and qemu-user
+	cmake -S . -B build/check -DTAPERNET_CHECK=ON
+	cmake --build build/check
+	build/check/kernels_check
+	@if command -v $(CROSS)-g++ && command -v qemu-aarch64; then $(MAKE) kernels-check-aarch64; \
+	else echo "neon: not compiled, as $(CROSS)-g++ or qemu-aarch64 is not here"; fi
+
+kernels-check-aarch64: ## the same for AArch64, compiled here and emulated
+	cmake -S . -B build/check-aarch64 -DTAPERNET_CHECK=ON \
+	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(CROSS)-g++
+	cmake --build build/check-aarch64
+	qemu-aarch64 -L /usr/$(CROSS) build/check-aarch64/kernels_check
 
 clean:
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -130,5 +130,6 @@ struct Kernels {
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // null where the processor or the compiler has no AVX2 and FMA
 const Kernels* avx512_kernels();  // null without AVX-512 F, BW, DQ and VL
+const Kernels* neon_kernels();    // null where the processor is not an AArch64
 
 }  // namespace tapernet

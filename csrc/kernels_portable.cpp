@@ -1,4 +1,4 @@
-// The kernels for any processor: SSE2 on x86-64, NEON on AArch64.
+// The kernels for any processor, in vectors of four and sixteen registers; on x86-64 that is SSE2.
 #include "kernel_table.h"
 
 const tapernet::Kernels* tapernet::portable_kernels() {

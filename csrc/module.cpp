@@ -22,14 +22,6 @@ namespace {
 
 using Array = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 
-std::vector<const Kernels*> all_kernels() {
-  std::vector<const Kernels*> found;
-  for (const Kernels* k : {avx512_kernels(), avx2_kernels(), portable_kernels()}) {
-    if (k) found.push_back(k);
-  }
-  return found;
-}
-
 std::vector<float> numbers(const Array& a) { return {a.data(), a.data() + a.size()}; }
 
 Sliding sliding(const std::vector<int>& v) {

@@ -39,6 +39,15 @@ class Workspaces {
   std::vector<Workspace> free_;
 };
 
+// The kernels that this processor has, best first.
+inline std::vector<const Kernels*> all_kernels() {
+  std::vector<const Kernels*> found;
+  for (const Kernels* k : {avx512_kernels(), avx2_kernels(), neon_kernels(), portable_kernels()}) {
+    if (k) found.push_back(k);
+  }
+  return found;
+}
+
 class Network {
  public:
   explicit Network(const Kernels& kernels) : kernels(kernels) {}

@@ -9,6 +9,8 @@
 
 #if defined(__AVX512F__) || defined(__AVX2__) || defined(__SSE__)
 #include <immintrin.h>
+#elif defined(TAPERNET_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -19,7 +21,7 @@ constexpr int kRegisters = 32;
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kRegisters = 16;
-#elif defined(__aarch64__)
+#elif defined(TAPERNET_NEON)
 constexpr int kWidth = 4;
 constexpr int kRegisters = 32;
 #else
@@ -78,6 +80,9 @@ inline Four::Vec fold(Floats<16>::Vec v) {
 inline unsigned below(Floats<4>::Vec a, Floats<4>::Vec b) {
 #if defined(__SSE__)
   return static_cast<unsigned>(_mm_movemask_ps(_mm_cmplt_ps(a, b)));
+#elif defined(TAPERNET_NEON)
+  constexpr uint32x4_t kBits = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcltq_f32(a, b), kBits));
 #else
   unsigned bits = 0;
   for (int i = 0; i < 4; ++i) bits |= static_cast<unsigned>(a[i] < b[i]) << i;
