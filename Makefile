@@ -24,6 +24,8 @@ bench: .venv/installed ## speed as ratios against a named peer; wants a quiet ma
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/extracted.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/placement.py
+	$(BIN)/python benchmarks/engine.py
 
 docs: .venv/installed ## the public API as text, from its docstrings
 	$(BIN)/python -m pydoc tapernet

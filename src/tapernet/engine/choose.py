@@ -20,8 +20,8 @@ def choose(
 ) -> dict[str, str]:
     """For each layer, the faster of "dense" and "terminating".
 
-    Two engines, one with all layers of each kind, take turns on the images; of a layer's turns the fastest counts, since
-    the others were disturbed. The times are added up over the budgets.
+    Two engines, one with all layers of each kind, take turns on the images; of a layer's turns the fastest counts,
+    since the others were disturbed. The times are added up over the budgets.
 
     Args:
         build: makes an engine with given choices.
