@@ -5,7 +5,7 @@ from argparse import ArgumentError
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -39,6 +39,16 @@ def read_yaml(kind: type[C], path: Path) -> C:
 
 def read_kind(path: Path, default: str) -> str:
     """What a YAML file says under "kind"; raises FileError or ConfigError if it is missing or no mapping."""
+    return str(_read_mapping(path).get("kind", default))
+
+
+def read_curve_names(path: Path) -> list[str]:
+    """The names of an experiment's curves, whatever its kind; raises as `read_kind`."""
+    curves = _read_mapping(path).get("curves") or []
+    return [str(curve["name"]) for curve in curves if isinstance(curve, dict) and "name" in curve]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     _check_exists(path)
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -46,7 +56,7 @@ def read_kind(path: Path, default: str) -> str:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} does not hold an experiment")
-    return str(value.get("kind", default))
+    return value
 
 
 def _check_exists(path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapernet.config import read_yaml
+from tapernet.config import read_curve_names, read_yaml
 from tapernet.errors import ConfigError
 from tapernet.files import read_json
 from tapernet.measure.plot import new_axes, save_figure
@@ -66,11 +66,19 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel with the curves that it shows, as the result files hold them, and the name of the view."""
+    """What a panel shows.
+
+    Args:
+        title: above it.
+        curves: as the result files hold them.
+        view: a name in `VIEWS`.
+        missing: names of curves of an experiment that were not run yet.
+    """
 
     title: str
     curves: list[Curve]
     view: str
+    missing: list[str]
 
 
 def read_figure(path: Path, results: Path) -> list[Panel]:
@@ -82,15 +90,24 @@ def read_figure(path: Path, results: Path) -> list[Panel]:
 
     Raises:
         FileError: a file is missing.
-        ConfigError: an unknown key, or a curve that its result file lacks; curves of two kinds in one panel.
+        ConfigError: an unknown key, or a curve that neither a result file nor an experiment has; curves of two kinds in
+            one panel; no curve was run.
     """
-    panels = read_yaml(FigureConfig, path).panels
     folder = results / path.parent.name
-    return [_panel(panel, [_find(folder, name) for name in panel.curves]) for panel in panels]
+    found = []
+    for config in read_yaml(FigureConfig, path).panels:
+        curves = {name: _find(name, folder, path.parent) for name in config.curves}
+        missing = [name for name, curve in curves.items() if curve is None]
+        found.append(_panel(config, [curve for curve in curves.values() if curve is not None], missing))
+    if not any(panel.curves for panel in found):
+        names = " and ".join(dict.fromkeys(f"{path.parent.name}/{n.split(':')[0]}" for p in found for n in p.missing))
+        raise ConfigError(f"{path}: none of its curves has been run; tapernet reproduce {names}")
+    return found
 
 
 def draw_figure(panels: list[Panel], path: Path) -> None:
-    """Writes the panels side by side."""
+    """Writes the panels side by side, without those that have no curve yet."""
+    panels = [panel for panel in panels if panel.curves]
     axes = new_axes(len(panels))
     for panel, ax in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
         for curve in panel.curves:
@@ -106,6 +123,8 @@ def summary(panels: list[Panel]) -> list[Any]:
     over_budget = {c["name"]: c for panel in panels if panel.view == "budgets" for c in panel.curves}
     tables = [budgets.table(list(over_budget.values()))] if over_budget else []
     for panel in panels:
+        if not panel.curves:
+            continue
         make = VIEWS[panel.view].table
         if make is not None and panel.view != "budgets":
             table = make(panel.curves)
@@ -114,20 +133,22 @@ def summary(panels: list[Panel]) -> list[Any]:
     return tables
 
 
-def _panel(config: PanelConfig, curves: list[Curve]) -> Panel:
+def _panel(config: PanelConfig, curves: list[Curve], missing: list[str]) -> Panel:
     views = {"macs" if "points" in curve else "budgets" for curve in curves}
     if len(views) > 1:
         raise ConfigError(f"{config.title}: a panel shows curves over the budget or points over MACs, not both")
-    view = "profiles" if config.learned else "iterations" if config.layer else views.pop()
+    view = "profiles" if config.learned else "iterations" if config.layer else views.pop() if views else "budgets"
     if config.layer:
         curves = [iterations.of_layer(curve, config.layer) for curve in curves]
-    return Panel(config.title, curves, view)
+    return Panel(config.title, curves, view, missing)
 
 
-def _find(folder: Path, name: str) -> Curve:
+def _find(name: str, results: Path, experiments: Path) -> Curve | None:
+    """A curve from its result file; None if its experiment has it, but it was not run yet."""
     figure, _, curve = name.partition(": ")
-    curves = {c["name"]: c for c in read_json(folder / f"{figure}.json")["curves"]}
-    if curve not in curves:
-        raise ConfigError(unknown(f"curve in {figure}", curve, curves))
-    found: Curve = curves[curve]
-    return found
+    path, experiment = results / f"{figure}.json", experiments / f"{figure}.yaml"
+    planned = read_curve_names(experiment) if experiment.exists() else []
+    curves = {c["name"]: c for c in read_json(path)["curves"]} if path.exists() or not planned else {}
+    if curve not in curves and curve not in planned:
+        raise ConfigError(unknown(f"curve in {figure}", curve, [*curves, *planned]))
+    return curves.get(curve)

@@ -136,8 +136,11 @@ def test_missing_files_and_curves_list_what_there_is(folder: Path) -> None:
     with pytest.raises(ConfigError, match="unknown curve 'sepa'"):
         run(folder, only=["sepa"])
     run(folder, only=["one network"])
-    with pytest.raises(ConfigError, match="unknown curve in small 'separate'"):
-        read_figure(folder / "experiments" / "paper" / "figure.yaml", folder / "results")
+    figure = folder / "experiments" / "paper" / "figure.yaml"
+    assert [p.missing for p in read_figure(figure, folder / "results")] == [["small: separate"], []]
+    figure.write_text(figure.read_text().replace("separate", "separately"))
+    with pytest.raises(ConfigError, match=r"unknown curve in small 'separately'.*one network, separate"):
+        read_figure(figure, folder / "results")
 
 
 def test_curves_may_start_from_one_trained_network(folder: Path) -> None:

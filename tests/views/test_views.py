@@ -75,8 +75,8 @@ def test_points_over_macs_and_over_positions(folder: Path) -> None:
     assert [row[:6] for row in rows] == [
         ["baseline", "0", "2", "8.000", "0.00%", "85.00% (7.07)"],
         ["baseline (paper)", "", "", "10.000", "-25.00%", "80.00%"],
-        ["stopped", "0.1", "1", "4.000", "50.00%", "80.00% (0.00)"],
-        ["stopped", "0.2", "1", "2.000", "75.00%", "70.00% (0.00)"],
+        ["stopped", "0.1", "1", "4.000", "50.00%", "80.00%"],
+        ["stopped", "0.2", "1", "2.000", "75.00%", "70.00%"],
     ]
     assert rows[0][6:] == ["75.00%", "", "2.0"]
     assert rows[2][7] == "85.00%"
@@ -93,6 +93,22 @@ def test_it_is_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert main(["report", "paper/figure"]) == 0
     assert (folder / "results" / "paper" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "one check" in capsys.readouterr().out
+
+
+def test_what_was_not_run_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "experiments" / "paper" / "net.yaml").write_text("curves: [{name: later}]")
+    (folder / "experiments" / "paper" / "new.yaml").write_text("curves: [{name: later}]")
+    figure(folder, 'panels: [{title: a, curves: ["net: stopped", "net: later"]}, {title: b, curves: ["new: later"]}]')
+    monkeypatch.chdir(folder)
+    assert main(["report", "paper/figure"]) == 0
+    out = capsys.readouterr().out
+    assert "a: not run yet: net: later" in out
+    assert "b: not run yet: new: later" in out
+    nothing = figure(folder, 'panels: [{title: b, curves: ["new: later"]}]')
+    with pytest.raises(ConfigError, match="none of its curves has been run; tapernet reproduce paper/new"):
+        read_figure(nothing, folder / "results")
 
 
 def test_points_are_grouped_over_seeds_in_order() -> None:

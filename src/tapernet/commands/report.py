@@ -19,4 +19,7 @@ def report(figure: str, experiments: str = "experiments", results: str = "result
     draw_figure(layout, picture)
     for table in summary(layout):
         show(table)
+    for panel in layout:
+        if panel.missing:
+            show(f"{panel.title}: not run yet: {'; '.join(panel.missing)}")
     show(f"wrote {picture}")
