@@ -42,6 +42,11 @@ def read_kind(path: Path, default: str) -> str:
     return str(_read_mapping(path).get("kind", default))
 
 
+def has_key(path: Path, key: str) -> bool:
+    """Whether a YAML file has a key; raises as `read_kind`."""
+    return key in _read_mapping(path)
+
+
 def read_curve_names(path: Path) -> list[str]:
     """The names of an experiment's curves, whatever its kind; raises as `read_kind`."""
     curves = _read_mapping(path).get("curves") or []

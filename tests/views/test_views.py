@@ -106,9 +106,30 @@ def test_what_was_not_run_is_told(
     out = capsys.readouterr().out
     assert "a: not run yet: net: later" in out
     assert "b: not run yet: new: later" in out
-    nothing = figure(folder, 'panels: [{title: b, curves: ["new: later"]}]')
-    with pytest.raises(ConfigError, match="none of its curves has been run; tapernet reproduce paper/new"):
-        read_figure(nothing, folder / "results")
+    figure(folder, 'panels: [{title: b, curves: ["new: later"]}]')
+    assert main(["report", "paper/figure"]) == 2
+    assert "paper/figure: none of its curves has been run" in capsys.readouterr().err
+
+
+def test_all_figures_make_one_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    figure(folder, BOTH)
+    (folder / "experiments" / "paper" / "new.yaml").write_text("curves: [{name: later <b>}]")
+    (folder / "experiments" / "paper" / "empty.yaml").write_text('panels: [{title: b, curves: ["new: later <b>"]}]')
+    (folder / "experiments" / "paper" / "half.yaml").write_text(
+        'panels: [{title: c, curves: ["net: baseline", "new: later <b>"]}]'
+    )
+    assert main(["report", "--page", "page.html"]) == 0
+    page = (folder / "page.html").read_text()
+    assert page.count("<section") == page.count("data:image/png;base64,") == 2
+    assert "new: later &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "baseline" in page
+    assert "http" not in page
+    assert main(["report", "paper/half", "paper/figure"]) == 0
+    assert capsys.readouterr().out.count("wrote results/paper") == 4
 
 
 def test_points_are_grouped_over_seeds_in_order() -> None:

@@ -31,5 +31,5 @@ COMMANDS: dict[str, Any] = {
     "zoo": zoo,
 }
 
-WORDS = {"cam": "images"}
+WORDS = {"cam": "images", "report": "figures"}
 """The option of a command that takes the words right after it, as in `tapernet cam one.png two.png`."""

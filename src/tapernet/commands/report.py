@@ -3,23 +3,50 @@
 from pathlib import Path
 
 from tapernet.commands.console import show
-from tapernet.report import draw_figure, read_figure, summary
+from tapernet.config import has_key
+from tapernet.errors import ConfigError
+from tapernet.page import Section, write_page
+from tapernet.report import Panel, draw_figure, read_figure, summary
 
 
-def report(figure: str, experiments: str = "experiments", results: str = "results") -> None:
-    """Draws a figure from result files, and prints its curves beside the paper's.
+def report(
+    figures: list[str] | None = None,
+    experiments: str = "experiments",
+    results: str = "results",
+    page: str | None = None,
+) -> None:
+    """Draws figures from result files, and prints their curves beside the paper's.
 
     Args:
-        figure: <paper>/<figure>, as in tesla/figure3.
+        figures: <paper>/<figure> each, as in tesla/figure3; by default all of which something was run.
         experiments: folder of the YAML files.
-        results: folder of the result files; the picture is written there.
+        results: folder of the result files; the pictures are written there.
+        page: also write figures and tables as one HTML page that needs no other file.
     """
-    layout = read_figure(Path(experiments) / f"{figure}.yaml", Path(results))
-    picture = Path(results) / f"{figure}.png"
+    sections = []
+    for figure in figures or _all(Path(experiments)):
+        layout = read_figure(Path(experiments) / f"{figure}.yaml", Path(results))
+        if any(panel.curves for panel in layout):
+            sections.append(_show(figure, layout, Path(results) / f"{figure}.png"))
+        elif figures:
+            raise ConfigError(f"{figure}: none of its curves has been run: tapernet reproduce <paper>/<name>")
+    if not sections:
+        raise ConfigError(f"{experiments} has no figure of which something was run")
+    if page is not None:
+        write_page(page, sections)
+        show(f"wrote {page}")
+
+
+def _all(experiments: Path) -> list[str]:
+    paths = sorted(path for path in experiments.glob("*/*.yaml") if has_key(path, "panels"))
+    return [str(path.relative_to(experiments).with_suffix("")) for path in paths]
+
+
+def _show(figure: str, layout: list[Panel], picture: Path) -> Section:
+    """Prints and draws a figure."""
     draw_figure(layout, picture)
-    for table in summary(layout):
-        show(table)
-    for panel in layout:
-        if panel.missing:
-            show(f"{panel.title}: not run yet: {'; '.join(panel.missing)}")
-    show(f"wrote {picture}")
+    tables = summary(layout)
+    notes = [f"{panel.title}: not run yet: {'; '.join(panel.missing)}" for panel in layout if panel.missing]
+    for shown in (*tables, *notes, f"wrote {picture}"):
+        show(shown)
+    return Section(figure, picture.read_bytes(), tables, notes)
