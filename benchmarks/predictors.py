@@ -5,7 +5,8 @@
 For each: what it costs, how many outputs go on, and how much of what ReLU would have passed is lost. No times:
 `benchmarks/engine.py` has those of what is built. The predictors are the check of the early-termination paper (the
 largest weights of each filter first, with its bias first or without); a low-rank one (the best r directions of the
-layer's outputs over training images, all taps; r / N + r / K of the MACs); and all taps in int8, which costs a share of
+layer's outputs over training images, all taps; r / N + r / K of the MACs), also with a threshold at which as many go on
+as at a check of the same cost; and all taps in int8, which costs a share of
 the dense time that the processor decides.
 """
 
@@ -63,14 +64,23 @@ def compare(path: str, conv: nn.Conv2d, fit: Tensor, held_out: Tensor) -> None:
         print(f"  {name:25s} MACs {cost:>5s}  go on {goes_on.double().mean():6.1%}  wrongly stopped {wrong:6.2%}  "
               f"of the squared output lost {lost:8.3%}")  # fmt: skip
 
-    for share in SHARES:
+    def partial(share: float) -> Tensor:
         largest = torch.zeros_like(weight).scatter_(1, weight.abs().topk(int(taps * share), 1).indices, 1.0)
-        partial = patches @ (weight * largest).T
-        line("largest taps", f"{share:.0%}", partial)
-        line("largest taps, bias first", f"{share:.0%}", partial + bias)
+        return patches @ (weight * largest).T
+
+    for share in SHARES:
+        line("largest taps", f"{share:.0%}", partial(share))
+        line("largest taps, bias first", f"{share:.0%}", partial(share) + bias)
     for rank in RANKS:
         if rank < filters / 2:
-            line(f"rank {rank}", f"{rank / filters + rank / taps:.1%}", _low_rank(conv, fit, rank)(patches))
+            cost = rank / filters + rank / taps
+            score = _low_rank(conv, fit, rank)(patches)
+            line(f"rank {rank}", f"{cost:.1%}", score)
+            # With a threshold below zero, at which as many go on as with the largest taps at the same cost.
+            survivors = int((partial(cost) + bias >= 0).sum())
+            threshold = score.flatten().kthvalue(score.numel() - survivors + 1).values
+            line(f"rank {rank}, as many go on", f"{cost:.1%}", score - threshold)
+            line("  largest taps, bias first", f"{cost:.1%}", partial(cost) + bias)
     line("int8, all taps", "100%", _rounded(patches) @ _rounded(weight, by_row=True).T + bias)
 
 
