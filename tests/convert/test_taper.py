@@ -421,9 +421,11 @@ def test_model_that_cannot_be_traced() -> None:
         taper(Branch(8, 8), torch.zeros(2, 3, 6, 6))
 
 
-def test_example_that_does_not_fit() -> None:
-    with pytest.raises(TaperError, match=r"does not run on an example of shape \(2, 1, 6, 6\)"):
+def test_example_that_does_not_fit(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TaperError, match=r"^0: does not run on an example of shape \(2, 1, 6, 6\)") as refusal:
         taper(chain()(4, 4), torch.zeros(2, 1, 6, 6))
+    assert "\n" not in str(refusal.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_shared_layer_on_channels_that_differ() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from tapernet.errors import TaperError
 
@@ -184,7 +185,7 @@ def find_channels(model: nn.Module, example: Tensor, keep: frozenset[str]) -> li
         if node.op == "output":
             for source in node.all_input_nodes:
                 make_whole(walk.values[source])
-        elif node.op.startswith("call_") and "tensor_meta" in node.meta:
+        elif node.op.startswith("call_") and "shape" in node.meta:
             try:
                 walk.values[node] = rule_for(walk, node)(walk, node)
             except ComputedArgument:
@@ -201,33 +202,50 @@ def find_channels(model: nn.Module, example: Tensor, keep: frozenset[str]) -> li
 
 
 def _trace(model: nn.Module, example: Tensor) -> fx.Graph:
-    from torch.fx.passes.shape_prop import ShapeProp
-
     try:
         traced = fx.symbolic_trace(model)
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         raise TaperError(
             f"{type(model).__name__} cannot be traced by torch.fx, so its channels cannot be followed: {error}"
         ) from error
+    shapes = _Shapes(traced)
     try:
         with torch.no_grad():
-            ShapeProp(traced).propagate(example)
-    except Exception as error:
+            shapes.run(example)
+    except Exception as error:  # whatever the model's forward raises
         raise TaperError(
-            f"{type(model).__name__} does not run on an example of shape {tuple(example.shape)}: {error}"
+            f"{shapes.place}: does not run on an example of shape {tuple(example.shape)} ({example.dtype}): {error}"
         ) from error
     return traced.graph
 
 
+class _Shapes(fx.Interpreter):
+    """Runs the graph and notes shapes. torch's ShapeProp does so too, but prints a traceback where a model fails."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False  # an error keeps the words of whoever raised it
+        self.place = type(module).__name__
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.place = place(n)
+        result = super().run_node(n)
+        tensors: list[Tensor] = []
+        map_aggregate(result, lambda leaf: tensors.append(leaf) if isinstance(leaf, Tensor) else None)
+        if tensors:
+            n.meta["shape"] = result.shape if isinstance(result, Tensor) else None
+        return result
+
+
 def shape(node: fx.Node) -> torch.Size:
     """The shape of a tensor in the example's pass."""
-    size: torch.Size = node.meta["tensor_meta"].shape
+    size: torch.Size = node.meta["shape"]
     return size
 
 
 def has_shape(value: Any) -> bool:
     """Whether this argument of a node is a single tensor."""
-    return isinstance(value, fx.Node) and hasattr(value.meta.get("tensor_meta"), "shape")
+    return isinstance(value, fx.Node) and value.meta.get("shape") is not None
 
 
 def place(node: fx.Node) -> str:

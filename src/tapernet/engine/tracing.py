@@ -36,6 +36,10 @@ def trace_with_shapes(model: nn.Module, example: Tensor) -> fx.GraphModule | str
 class _Shapes(fx.Interpreter):
     """Runs the graph and leaves empty tensors of the results' shapes."""
 
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False  # an error keeps the words of whoever raised it
+
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # A batch-norm changes no shape, and need not have statistics for the budget of the moment.
         return (
