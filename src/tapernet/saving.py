@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tapernet import zoo
 from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate
-from tapernet.errors import ConfigError, FileError
+from tapernet.errors import ConfigError, FileError, TapernetError
 from tapernet.files import read_tensors, write_tensors
 from tapernet.nn.net import TaperedNet
 from tapernet.prune import prune_filters
@@ -92,18 +92,18 @@ def load_with_spec(path: str | Path, model: nn.Module | None = None) -> tuple[nn
     tensors, header = read_tensors(path, kind=KIND, version=VERSION)
     if header["kind"] != KIND[0]:
         header |= {"pruned": None, "terminate": None}
+    if model is None and header.get("model") is None:
+        raise ConfigError(f"{path} holds a network whose model is not from the zoo: load(path, model=...)")
     try:
-        if model is None and header["model"] is None:
-            raise ConfigError(f"{path} holds a network whose model is not from the zoo: load(path, model=...)")
         if model is None:
             model = zoo.create(header["model"]["name"], **header["model"]["arguments"])
-        net, spec = _build(model, header, tensors), header["spec"]
+        net, spec = _build(model, header, tensors), None if header["spec"] is None else _spec(header["spec"])
         net.load_state_dict(tensors)
         if isinstance(net, TaperedNet) and header.get(CASCADE) is not None:
             net.options[CASCADE] = header[CASCADE]
-    except (FileError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (TapernetError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise FileError(f"{path} does not fit together: {error}") from error
-    return net.eval(), None if spec is None else _spec(spec)
+    return net.eval(), spec
 
 
 def input_shape(net: nn.Module) -> list[int]:
