@@ -48,3 +48,9 @@ def test_a_list_of_budgets_is_checked() -> None:
         check_budgets([])
     with pytest.raises(ConfigError, match="twice"):
         check_budgets([0.5, 0.5])
+
+
+@pytest.mark.parametrize("bad", [0.5, None, "1.0"])
+def test_what_is_not_several_budgets_is_refused(bad: object) -> None:
+    with pytest.raises(ConfigError, match="several numbers"):
+        check_budgets(bad)  # type: ignore[arg-type]

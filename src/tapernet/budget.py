@@ -52,6 +52,8 @@ def kept_count(size: int, percent: int, multiple: int = 1) -> int:
 
 def check_budgets(budgets: Iterable[float], *, distinct: bool = True) -> tuple[float, ...]:
     """The budgets as a tuple, each checked; raises ConfigError if there is none, or one stands twice."""
+    if not isinstance(budgets, Iterable) or isinstance(budgets, (str, bytes)):
+        raise ConfigError(f"budgets are several numbers in (0, 1], as in (1.0, 0.5), not {budgets!r}")
     checked = tuple(to_percent(b) / 100 for b in budgets)
     if not checked:
         raise ConfigError("at least one budget is needed")
