@@ -88,7 +88,18 @@ def fit(
 
 
 def make_fabric(precision: str = "32-true") -> Fabric:
-    """Fabric for the processes that `torchrun` started, or for this one alone."""
+    """Fabric for the processes that `torchrun` started, or for this one alone.
+
+    Raises:
+        ConfigError: a precision that Fabric does not know or cannot have here.
+    """
+    try:
+        return _make_fabric(precision)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"precision {precision!r}: {error}") from error
+
+
+def _make_fabric(precision: str) -> Fabric:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
