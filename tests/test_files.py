@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tapernet.errors import FileError
+from tapernet.errors import ConfigError, FileError
 from tapernet.files import check_writable, read_json, read_tensors, write_atomically, write_json, write_tensors
 
 HEADER = {"kind": "thing", "version": 1}
@@ -62,7 +62,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 
 def test_another_kind_and_a_future_version_are_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a", {}, {"kind": "thing", "version": 7})
-    with pytest.raises(FileError, match="holds a thing, not a network"):
+    with pytest.raises(FileError, match="is a file of kind 'thing', not 'network'"):
         read_tensors(tmp_path / "a", kind="network", version=9)
     with pytest.raises(FileError, match="version 7; this tapernet reads up to 1"):
         read_tensors(tmp_path / "a", kind="thing", version=1)
@@ -128,3 +128,17 @@ def test_json_that_is_none_is_refused(tmp_path: Path) -> None:
     for name in ("a", "missing"):
         with pytest.raises(FileError, match="cannot read"):
             read_json(tmp_path / name)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="is a folder, not a file"):
+        read_tensors(tmp_path, kind="thing", version=1)
+
+
+def test_an_ending_of_a_file_beside_it_is_refused(tmp_path: Path) -> None:
+    check_writable(tmp_path / "net.safetensors", beside=(".json",))
+    with pytest.raises(ConfigError, match=r"net.json needs another ending"):
+        check_writable(tmp_path / "net.json", beside=(".json",))
+    (tmp_path / "net.json").mkdir()
+    with pytest.raises(FileError, match=r"net.json: it is a folder"):
+        check_writable(tmp_path / "net.safetensors", beside=(".json",))

@@ -6,7 +6,7 @@ Networks and training checkpoints are safetensors files whose header carries one
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from tapernet.errors import FileError
+from tapernet.errors import ConfigError, FileError
 
 HEADER = "tapernet"
 
@@ -48,9 +48,23 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
-def check_writable(path: str | Path) -> None:
-    """Raises FileError now if `path` could not be written at the end of a long run."""
+def check_writable(path: str | Path, *, beside: Sequence[str] = ()) -> None:
+    """Raises an error now if `path` could not be written at the end of a long run.
+
+    Args:
+        path: the file.
+        beside: endings of more files that will be written beside it, under its name.
+
+    Raises:
+        FileError: a folder of that name, or one that is missing or not writable.
+        ConfigError: the file has one of the endings, so that another would overwrite it.
+    """
     path = Path(path)
+    if path.suffix in beside:
+        raise ConfigError(f"{path} needs another ending: a {path.suffix} file is written beside it under its name")
+    for suffix in beside:
+        if path.with_suffix(suffix).is_dir():
+            raise FileError(f"cannot write {path.with_suffix(suffix)}: it is a folder")
     if path.is_dir():
         raise FileError(f"cannot write {path}: it is a folder")
     try:
@@ -101,6 +115,8 @@ def read_tensors(
         FileError: missing, truncated, not a safetensors file, not written by this library, of another kind, or of a
             future version.
     """
+    if Path(path).is_dir():
+        raise FileError(f"{path} is a folder, not a file")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -116,7 +132,7 @@ def read_tensors(
         raise FileError(f"{path} is a safetensors file, but was not written by tapernet") from error
     kinds = (kind,) if isinstance(kind, str) else kind
     if found_kind not in kinds:
-        raise FileError(f"{path} holds a {found_kind}, not a {kinds[0]}")
+        raise FileError(f"{path} is a file of kind {found_kind!r}, not {kinds[0]!r}")
     if found_version > version:
         raise FileError(f"{path} has format version {found_version}; this tapernet reads up to {version}: upgrade it")
     return tensors, header

@@ -89,3 +89,15 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"name": "x"}))
     with pytest.raises(FileError, match="does not hold a curve"):
         Curve.load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("bad", [0.5, "fast"])
+def test_one_budget_in_place_of_several_is_refused(bad: object, net: TaperedNet, val: ImageData) -> None:
+    with pytest.raises(ConfigError, match="several numbers or names"):
+        evaluate(net, val, bad)  # type: ignore[arg-type]
+
+
+def test_a_picture_of_no_known_kind_is_refused(net: TaperedNet, val: ImageData, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown ending '.pgn' \(did you mean '.png'\?\)"):
+        evaluate(net, val, [1.0], latency=False).save(tmp_path / "curve.pgn")
+    assert not list(tmp_path.iterdir())

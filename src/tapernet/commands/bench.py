@@ -52,7 +52,7 @@ def bench(
     if batch < 1 or rounds < 1:
         raise ConfigError("batch and rounds are whole numbers from 1")
     if output is not None:
-        check_writable(output)
+        check_writable(output, beside=(".png",))
     network, spec = _network(net)
     test, calibration = None, None
     if data is not None or any(layer.checks for layer in terminating_layers(network).values()):

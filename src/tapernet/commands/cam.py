@@ -13,6 +13,7 @@ from tapernet.errors import ConfigError
 from tapernet.files import check_writable
 from tapernet.measure.cam import activation_maps
 from tapernet.measure.cam_grid import draw_maps
+from tapernet.measure.plot import check_ending
 from tapernet.registry import unknown
 from tapernet.saving import InputSpec, input_shape
 
@@ -42,6 +43,7 @@ def cam(
         output: the picture.
     """
     check_writable(output)
+    check_ending(output)
     network, spec = open_net(net)
     if spec is None:
         raise ConfigError(f"{net} does not tell how its images were prepared, which new ones need")

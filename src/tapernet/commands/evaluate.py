@@ -4,10 +4,12 @@ from pathlib import Path
 
 from tapernet.commands.console import show
 from tapernet.commands.source import open_images, open_net
-from tapernet.measure.curve import Curve
+from tapernet.files import check_writable
+from tapernet.measure.curve import POINTS, Curve
 from tapernet.measure.curve import evaluate as measure
 from tapernet.measure.joint import JointTable, evaluate_joint
 from tapernet.measure.layers import layer_table
+from tapernet.measure.plot import check_ending
 from tapernet.measure.termination import count_termination
 from tapernet.nn.terminating import terminating_layers
 
@@ -26,6 +28,9 @@ def evaluate(
         budgets: where to measure, numbers or names of budgets that the network has; by default 10%, 20%, ..., 100%.
         output: also write the curve to this .json, .csv or picture.
     """
+    if output is not None:
+        check_writable(output)
+        check_ending(output, POINTS)
     network, spec = open_net(net)
     splits = open_images(net, spec, data)
     name = f"{Path(net).stem} on {splits.name}"
@@ -35,5 +40,5 @@ def evaluate(
     else:
         found = measure(network, splits.test, budgets, name=name)
     show(found.table())
-    if output:
+    if output is not None:
         found.save(output)

@@ -77,7 +77,7 @@ def terminate(
         run_dir: folder for the placed checks, checkpoints and logs; a run that was killed goes on from there.
     """
     path = Path(output)
-    check_writable(path)
+    check_writable(path, beside=(".json",))
     network, spec = open_net(net)
     recipe = _recipe(network, epochs, mac_penalty, penalty_of, budgets)
     splits = open_images(net, spec, data)

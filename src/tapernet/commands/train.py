@@ -16,6 +16,8 @@ from tapernet.train.recipes import TESLA, Recipe
 from tapernet.train.settings import Settings
 
 MLP = ModelConfig("mlp", keep=["fc2"])
+CURVE = (".json", ".csv", ".png")
+"""Forms in which the curve is written beside the network."""
 
 
 def train(
@@ -41,7 +43,7 @@ def train(
         run_dir: folder for checkpoint and logs; a run that was killed goes on from there.
     """
     path = Path(output)
-    check_writable(path)
+    check_writable(path, beside=CURVE)
     splits = load_data(data)
     learn, held_out = splits.train.split(validation, seed=settings.seed)
     torch.manual_seed(settings.seed)
@@ -52,6 +54,6 @@ def train(
     save(net, path, input_spec(splits.train, None if Path(data).is_dir() else data))
     curve = measure(net, splits.test, name=f"{type(recipe).__name__} on {splits.name}")
     show(curve.table())
-    for suffix in (".json", ".csv", ".png"):
+    for suffix in CURVE:
         curve.save(path.with_suffix(suffix))
     show(f"trained in {history.minutes:.1f} min; wrote {path} and its curve: .json, .csv, .png")

@@ -18,6 +18,9 @@ from tapernet.measure.latency import latencies
 from tapernet.measure.macs import count_parameters, total_macs
 from tapernet.nn.net import TaperedNet, at
 
+POINTS = (".json", ".csv")
+"""Endings of files that hold points as numbers."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -117,6 +120,8 @@ def measured_budgets(net: nn.Module, budgets: Iterable[float | str] | None) -> l
         ConfigError: a bad budget, or another than 1.0 for a network without a dial.
     """
     dial = isinstance(net, TaperedNet)
+    if isinstance(budgets, str) or not (budgets is None or isinstance(budgets, Iterable)):
+        raise ConfigError(f"budgets are several numbers or names, as in [1.0, 0.5], not {budgets!r}")
     wanted = list((TEN_BUDGETS if dial else (1.0,)) if budgets is None else budgets)
     names = list(dict.fromkeys(b for b in wanted if isinstance(b, str)))
     numbers = [b for b in wanted if not isinstance(b, str)]

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapernet.budget import shown
+from tapernet.errors import ConfigError
 from tapernet.files import write_atomically
+from tapernet.registry import unknown
 
 if TYPE_CHECKING:
     from tapernet.measure.curve import Curve
@@ -56,7 +58,18 @@ def new_axes(columns: int = 1) -> Any:
     return figure.subplots(1, columns)
 
 
+def check_ending(path: str | Path, others: Sequence[str] = ()) -> None:
+    """Raises ConfigError if the ending is none of matplotlib's pictures and none of the others."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    valid = [*others, *(f".{kind}" for kind in FigureCanvasBase.get_supported_filetypes())]
+    suffix = Path(path).suffix
+    if suffix and suffix not in valid:
+        raise ConfigError(unknown("ending", suffix, valid))
+
+
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Writes a figure atomically, in the format of the path's ending."""
+    """Writes a figure atomically, in the format of the path's ending (.png without one); ConfigError for others."""
+    check_ending(path)
     path = Path(path)
     write_atomically(path, lambda part: figure.savefig(part, format=path.suffix.lstrip(".") or "png"))
