@@ -15,7 +15,7 @@ from tapernet.measure.inputs import Labelled, images_of
 from tapernet.measure.macs import layer_macs
 from tapernet.nn.check import Check
 from tapernet.nn.mode import eval_mode
-from tapernet.nn.terminating import Outcome, TerminatingConv2d, terminating_layers
+from tapernet.nn.terminating import Outcome, TerminatingConv2d, count_true, terminating_layers
 from tapernet.registry import unknown
 
 TABLE_1_ITERATIONS = (3, 7, 15, 22, 30, 37, 45, 52, 60, 67)
@@ -84,12 +84,19 @@ class LayerTermination:
         """Counts one call."""
         self.terms = outcome.terms
         stopped, negative = outcome.stopped, outcome.full < 0
-        wrong = stopped & ~negative
-        masks = (~stopped & ~negative, stopped & negative, ~stopped & negative, wrong)
-        for situation, mask in zip(self.situations.values(), masks, strict=True):
-            situation.count += int(mask.sum())
-            situation.macs += int((outcome.done * mask).sum())
-        self.situations["false negative"].error += float(outcome.full[wrong].sum(dtype=torch.float64))
+        stops, negatives, right = (int(count_true(mask).sum()) for mask in (stopped, negative, stopped & negative))
+        saved, saved_rightly = int(outcome.saved().sum()), int(outcome.saved(negative).sum())
+        found = {
+            "true positive": (negative.numel() - negatives - stops + right, 0),
+            "true negative": (right, saved_rightly),
+            "false positive": (negatives - right, 0),
+            "false negative": (stops - right, saved - saved_rightly),
+        }
+        for name, (outputs, left_out) in found.items():
+            self.situations[name].count += outputs
+            self.situations[name].macs += outputs * outcome.terms - left_out
+        lost = torch.where(stopped & ~negative, outcome.full, 0)
+        self.situations["false negative"].error += float(lost.sum(dtype=torch.float64))
 
 
 @dataclass
@@ -183,7 +190,8 @@ def count_termination(net: nn.Module, data: Labelled | Tensor, batch_size: int =
 
     def watch(path: str, layer: TerminatingConv2d, outcome: Outcome) -> None:
         counts.setdefault(path, LayerTermination(path)).add(outcome)
-        per_image[-1] += outcome.done.flatten(1).sum(1).cpu()
+        outputs = outcome.full[0].numel()
+        per_image[-1] += (outputs * outcome.terms - outcome.saved().sum(1)).cpu()
 
     for batch in torch.split(images, batch_size):
         per_image.append(torch.zeros(len(batch), dtype=torch.int64))

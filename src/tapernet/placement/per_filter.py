@@ -106,7 +106,7 @@ class _Table:
             outcome = _outcome(self.layer, x, check)
             lost = (outcome.full * gradient * outcome.stopped).flatten(2).sum(2)
             self.harm[i] += lost.abs().sum(0).cpu()
-            self.saved[i] += (outcome.terms - outcome.done).sum((0, 2, 3)).cpu()
+            self.saved[i] += outcome.saved().sum(0).cpu()
 
     def check_at(self, price: float) -> tuple[Check, ...]:
         """Every filter's best check at a price of harm in MACs; a position at the end where none is worth it."""
