@@ -1,4 +1,5 @@
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -120,3 +121,20 @@ def test_layers_that_stop_early_are_kept_as_weights_alone(tmp_path: Path) -> Non
     for name in ("a.pt2", "a.onnx"):
         with pytest.raises(ConfigError, match="no convolutions that stop early"):
             export(net, 0.5, tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".onnx", ".pt2"])
+def test_a_full_disk_is_told_and_leaves_nothing(net: TaperedNet, tmp_path: Path, ending: str) -> None:
+    if ending == ".onnx":
+        pytest.importorskip("onnxscript")
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write over the limit fails, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(FileError, match=r"cannot write .*: File too large"):
+            export(net, 0.5, tmp_path / f"small{ending}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())

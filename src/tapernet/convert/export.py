@@ -1,5 +1,6 @@
 """The network of one budget as a file for elsewhere: weights, an ONNX model, or a torch.export program."""
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -82,12 +83,14 @@ def _write_onnx(small: nn.Module, example: Tensor, path: Path, header: Mapping[s
 
 def _write_program(small: nn.Module, example: Tensor, path: Path, header: Mapping[str, Any]) -> None:
     program = torch.export.export(small, (example,), dynamic_shapes=_any_batch())
+    data = io.BytesIO()  # not the file: on a full disk torch's writer would end the process
+    torch.export.save(program, data)
+    write_atomically(path, lambda part: _write_bytes(part, data.getbuffer()))
 
-    def write(part: Path) -> None:
-        with part.open("wb") as file:  # a name would have to end in .pt2
-            torch.export.save(program, file)
 
-    write_atomically(path, write)
+def _write_bytes(path: Path, data: memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(data)
 
 
 WRITERS: dict[str, Callable[[nn.Module, Tensor, Path, Mapping[str, Any]], None]] = {
