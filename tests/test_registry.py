@@ -1,7 +1,7 @@
 import pytest
 
 from tapernet.errors import ConfigError
-from tapernet.registry import Registry
+from tapernet.registry import Registry, unknown
 
 
 def test_names_are_found_and_listed() -> None:
@@ -27,3 +27,7 @@ def test_a_name_is_taken_once() -> None:
     registry.register("one")(1)
     with pytest.raises(ConfigError, match="twice"):
         registry.register("one")
+
+
+def test_names_with_commas_are_told_apart() -> None:
+    assert unknown("curve", "x", ["a, b", "c"]).endswith("valid: 'a, b', c")

@@ -49,4 +49,5 @@ def unknown(kind: str, name: object, valid: object) -> str:
     names = sorted(str(v) for v in valid)  # type: ignore[attr-defined]
     near = get_close_matches(str(name), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown {kind} {name!r}{hint}; valid: {', '.join(names) or 'none'}"
+    listed = ", ".join(repr(n) if "," in n else n for n in names)
+    return f"unknown {kind} {name!r}{hint}; valid: {listed or 'none'}"
