@@ -7,6 +7,7 @@ import pytest
 
 from tapernet.cli import main
 
+EXPERIMENTS = str(Path(__file__).parents[1] / "experiments")
 QUICK = ["train", "--recipe", "TESLA", "--recipe.budgets", "[1.0,0.5]", "--recipe.max_epochs", "2"]
 
 
@@ -62,10 +63,17 @@ def test_the_zoo_tells_the_papers_macs(capsys: pytest.CaptureFixture[str], monke
         (["evaluate", "--output", "/dev/null/curve.json"], "cannot write"),
         (["cam", "--output", "maps.pgn"], "unknown ending '.pgn'"),
         (["evaluate", "--net", "/"], "is a folder"),
+        (["evaluate", "--budgets", "0.5"], "budgets: 0.5 is none of list[float | str], null"),
+        (["train", "--recipe", "TESLA", "--settings.lrr", "3"], "recipe, recipe.alpha, recipe.budgets"),
+        (["--vresion"], "unknown option 'vresion'; valid: config, help"),
+        (["terminate", "--images", "0"], "images is at least 1, not 0"),
+        (["terminate", "--epochs", "-1"], "epochs is at least 0, not -1"),
         (["evaluate", "--net", "no-such"], "no such file"),
         (["evaluate", "--budgets", "[0]"], "a budget lies in (0, 1]"),
         (["evaluate", "--budgets", "[half]"], "half"),
         (["reproduce", "tesla/no_such", "--experiments", "/nowhere"], "no such file"),
+        (["reproduce", "mnist_idp", "--experiments", EXPERIMENTS], "in that folder: early_termination/"),
+        (["report", "tesla/mnist_idp", "--experiments", EXPERIMENTS], "is no figure, as it has no panels"),
         (["trian"], "invalid choice: 'trian'"),
         ([], "subcommand"),
     ],

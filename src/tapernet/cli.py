@@ -43,10 +43,11 @@ def _gathered(given: Sequence[str]) -> list[str]:
 
 
 def _options(given: Sequence[str]) -> list[str]:
-    """The keys that the subcommand takes."""
+    """The keys that the subcommand takes, as a user writes them."""
     if not given or given[0] not in COMMANDS:
-        return []
-    return list(auto_parser(COMMANDS[given[0]]).get_defaults().keys())
+        return ["help", "config"]
+    keys = auto_parser(COMMANDS[given[0]]).get_defaults().keys()
+    return [key.removesuffix(".class_path").replace(".init_args.", ".") for key in keys]
 
 
 if __name__ == "__main__":

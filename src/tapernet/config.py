@@ -15,6 +15,8 @@ from tapernet.registry import unknown
 from tapernet.train.recipes import Recipe
 
 C = TypeVar("C")
+UNION = re.compile(r'key "([^"]+)": Does not validate.*?Subtypes: \[(.+?)\] Errors:.*Given value: (.*)')
+"""jsonargparse's message for a value that is of none of an option's types."""
 
 
 def read_yaml(kind: type[C], path: Path) -> C:
@@ -66,8 +68,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 def _check_exists(path: Path) -> None:
     if not path.is_file():
-        root = path.parents[1]
-        known = sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("*/*.yaml"))
+        known: list[str] = []
+        for root in (path.parent, *path.parents[1:2]):  # the name may lack its <paper>
+            known = known or sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("*/*.yaml"))
         raise FileError(f"no such file: {path}; in that folder: {', '.join(known) or 'none'}")
 
 
@@ -84,6 +87,9 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
     if found := re.search(r"class_path '[\w.]*?(\w+)':\s+(?:Option|Key) '(\w+)' is not (?:accepted|expected)", message):
         valid = [f.name for f in fields(recipes[found[1]])] if found[1] in recipes else []  # type: ignore[arg-type]
         return unknown(f"option of {found[1]}", found[2], valid)
+    if found := UNION.search(" ".join(message.split())):
+        kinds = re.sub(r"<class '(\w+)'>", r"\1", found[2]).replace("NoneType", "null")
+        return f"{found[1]}: {found[3]} is none of {kinds}"
     if found := re.search(r"unrecognized arguments: --(\S+)|does not accept option '(\S+)'", message):
         return unknown("option", (found[1] or found[2]).split("=")[0], options)
     return " ".join(message.split())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapernet.config import read_curve_names, read_yaml
+from tapernet.config import has_key, read_curve_names, read_yaml
 from tapernet.errors import ConfigError
 from tapernet.files import read_json
 from tapernet.measure.plot import new_axes, save_figure
@@ -93,6 +93,8 @@ def read_figure(path: Path, results: Path) -> list[Panel]:
         ConfigError: an unknown key, or a curve that neither a result file nor an experiment has; curves of two kinds in
             one panel.
     """
+    if not has_key(path, "panels"):
+        raise ConfigError(f"{path} is no figure, as it has no panels; `tapernet reproduce` runs it, if an experiment")
     folder = results / path.parent.name
     found = []
     for config in read_yaml(FigureConfig, path).panels:

@@ -78,6 +78,8 @@ def terminate(
     """
     path = Path(output)
     check_writable(path, beside=(".json",))
+    if images is not None and images < 1:
+        raise ConfigError(f"images is at least 1, not {images}")
     network, spec = open_net(net)
     recipe = _recipe(network, epochs, mac_penalty, penalty_of, budgets)
     splits = open_images(net, spec, data)
@@ -115,6 +117,8 @@ def _recipe(
 ) -> FineTune | None:
     """The fine-tuning; None for no epochs."""
     dial = isinstance(network, TaperedNet)
+    if epochs < 0:
+        raise ConfigError(f"epochs is at least 0, not {epochs}")
     if budgets and not dial:
         raise ConfigError("budgets are for networks with a dial; this one runs at 1.0 alone")
     if penalty_of not in (MACS, TIME):
