@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from tapernet import IDP, MPIDP, RTESLA, TESLA, FineTune, ImageData, Recipe, Settings, Slimmable, TaperedNet, fit, taper
 from tapernet.errors import ConfigError, DataError, FileError, TrainingError
+from tapernet.files import read_tensors, write_tensors
 from tapernet.measure.accuracy import accuracies
 from tapernet.zoo.mlp import mlp
 
@@ -271,6 +273,45 @@ def test_a_folder_with_another_run_is_refused(
     (tmp_path / "checkpoint.safetensors").write_bytes(b"nonsense")
     with pytest.raises(FileError, match="not a whole safetensors file"):
         fit(taper(plain, EXAMPLE), train, val, IDP(max_epochs=1), run_dir=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("other", ["images", "profile", "multiple"])
+def test_a_folder_with_a_run_on_other_images_or_of_another_dial_is_refused(
+    other: str, plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path
+) -> None:
+    fit(taper(plain, EXAMPLE), train, val, IDP(max_epochs=1), run_dir=tmp_path, progress=False)
+    net = taper(plain, EXAMPLE, "harmonic" if other == "profile" else "linear")
+    if other == "multiple":
+        net = taper(plain, EXAMPLE, multiple=4)
+    if other == "images":
+        train = replace(train, images=train.images.flip(3))
+    before = weights(net)
+    with pytest.raises(ConfigError, match="on other images, or of a network with another profile"):
+        fit(net, train, val, IDP(max_epochs=1), run_dir=tmp_path, progress=False)
+    assert_same(weights(net), before)
+
+
+def test_a_checkpoint_from_before_there_were_digests_is_taken(
+    plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path
+) -> None:
+    first = fit(taper(plain, EXAMPLE), train, val, IDP(max_epochs=1), run_dir=tmp_path, progress=False)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, header = read_tensors(path, kind="training checkpoint", version=1)
+    del header["content"]
+    write_tensors(path, tensors, header)
+    again = fit(taper(plain, EXAMPLE), train, val, IDP(max_epochs=1), run_dir=tmp_path, progress=False)
+    assert again.rows == first.rows
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_epoch(
+    plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    net = taper(plain, EXAMPLE)
+    before = weights(net)
+    with pytest.raises(FileError, match="cannot write"):
+        fit(net, train, val, IDP(max_epochs=1), run_dir=tmp_path / "file" / "run", progress=False)
+    assert_same(weights(net), before)
 
 
 def test_logs_hold_a_row_for_each_epoch(plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class RunState:
 def save_checkpoint(
     path: Path,
     run: str,
+    content: str,
     state: RunState,
     net: Mapping[str, Tensor],
     best: Mapping[str, Tensor],
@@ -50,6 +51,7 @@ def save_checkpoint(
     Args:
         path: the file.
         run: what identifies the run; a checkpoint of another is refused.
+        content: a digest of the rest that does: the images, and how the network is cut.
         state: where it stands.
         net: the whole network's state.
         best: the best state of the stage at hand; empty without early stopping.
@@ -59,7 +61,8 @@ def save_checkpoint(
     for i, optimizer in enumerate(optimizers):
         for j, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in slots.items() if isinstance(v, Tensor)}
-    write_tensors(path, tensors, {"kind": KIND, "version": VERSION, "run": run, "state": asdict(state)})
+    identity = {"kind": KIND, "version": VERSION, "run": run, "content": content}
+    write_tensors(path, tensors, {**identity, "state": asdict(state)})
 
 
 @dataclass
@@ -84,8 +87,8 @@ class Checkpoint:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
 
 
-def load_checkpoint(path: Path, run: str) -> Checkpoint:
-    """Reads a checkpoint.
+def load_checkpoint(path: Path, run: str, content: str) -> Checkpoint:
+    """Reads a checkpoint; one from before there was `content` is not asked for it.
 
     Raises:
         FileError: not a whole checkpoint.
@@ -95,5 +98,8 @@ def load_checkpoint(path: Path, run: str) -> Checkpoint:
     if header["run"] != run:
         raise ConfigError(f"{path} belongs to a run with other settings; choose another folder or delete it.\n"
                           f"there: {header['run']}\nhere:  {run}")
+    if header.get("content", content) != content:
+        raise ConfigError(f"{path} belongs to a run on other images, or of a network with another profile, keep or "
+                          f"multiple; choose another folder or delete it")  # fmt: skip
     state = header["state"]
     return Checkpoint(RunState(**{**state, "stopper": EarlyStopping(**state["stopper"])}), tensors)

@@ -1,5 +1,7 @@
 """The training loop, one for every recipe, on Lightning Fabric."""
 
+import hashlib
+import json
 import os
 import random
 import time
@@ -19,6 +21,7 @@ from tapernet.convert.calibrate import calibrate, few_batches, measuring
 from tapernet.data import ImageData, augment, batches
 from tapernet.data.augment import shrink
 from tapernet.errors import ConfigError, DataError, TapernetError, TrainingError
+from tapernet.files import check_writable
 from tapernet.measure.accuracy import accuracies
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.narrow import narrowed
@@ -32,6 +35,8 @@ from tapernet.train.settings import Settings
 
 CALIBRATION_IMAGES = 1024
 CHECKPOINT = "checkpoint.safetensors"
+DIGEST_IMAGES = 64
+"""So many tell one data set from another, spread over it; all would take as long as an epoch of a small network."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,12 @@ def fit(
     Raises:
         DataError: the images or labels do not fit the network.
         ConfigError: `run_dir` holds another run; the recipe does not suit the network.
+        FileError: `run_dir` cannot be written, or its checkpoint is not whole.
         TrainingError: the loss is no longer finite.
     """
     settings = settings or Settings()
+    if run_dir is not None:
+        check_writable(Path(run_dir) / CHECKPOINT)
     _check_data(net, train, val, settings)
     fabric = fabric or make_fabric(settings.precision)
     run = _Run(net, train, val, recipe, settings, fabric, None if run_dir is None else Path(run_dir))
@@ -157,6 +165,7 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         shapes = [tuple(t.shape) for t in self.whole.values()]
         self.name = f"{_chosen(recipe)}, {_chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
+        self.content = _digest(net, train, val)
 
     @property
     def log_folder(self) -> Path | None:
@@ -166,7 +175,7 @@ class _Run:
     def go(self, report: Report) -> None:
         """Runs the stages that are left."""
         path = None if self.folder is None else self.folder / CHECKPOINT
-        resumed = load_checkpoint(path, self.name) if path and path.exists() else None
+        resumed = load_checkpoint(path, self.name, self.content) if path and path.exists() else None
         if resumed:
             self.state, self.best = resumed.state, resumed.part("best")
             _copy(resumed.part("net"), self.whole)
@@ -283,7 +292,7 @@ class _Run:
 
     def _save(self, path: Path | None, optimizers: list[torch.optim.Optimizer]) -> None:
         if path is not None and self.fabric.is_global_zero:
-            save_checkpoint(path, self.name, self.state, self.whole, self.best, optimizers)
+            save_checkpoint(path, self.name, self.content, self.state, self.whole, self.best, optimizers)
         self.fabric.barrier()
 
 
@@ -291,6 +300,20 @@ def _chosen(options: Any) -> str:
     """A dataclass as its constructor with what differs from the defaults, which later options do not change."""
     given = [(f.name, getattr(options, f.name)) for f in fields(options) if getattr(options, f.name) != f.default]
     return f"{type(options).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
+
+
+def _digest(net: nn.Module, *parts: ImageData) -> str:
+    """Of what decides a run beside its options: how the network is cut, the labels, and some images."""
+    options = net.options if isinstance(net, TaperedNet) else {}
+    cut = [options.get(key) for key in ("profile", "keep", "multiple")]
+    # Rounded, since sums over all images depend on the number of threads.
+    scales = [[round(value, 4) for value in (*data.mean, *data.std)] for data in parts]
+    digest = hashlib.sha256(json.dumps([cut, scales]).encode())
+    for data in parts:
+        some = torch.linspace(0, len(data) - 1, DIGEST_IMAGES).long()
+        digest.update(data.labels.cpu().numpy().tobytes())
+        digest.update(data.images[some].double().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _next(stages: Any, epochs: int | None) -> Stage | None:
