@@ -133,6 +133,14 @@ def test_a_folder_of_a_run_with_other_settings(tmp_path: Path, capsys: pytest.Ca
     assert "another folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "cut of"])
+def test_what_is_no_start_of_a_run_is_refused(
+    text: str, tmp_path: Path, refused: Callable[[Sequence[str]], str]
+) -> None:
+    (tmp_path / "placed.json").write_text(text)
+    assert "placed.json" in refused(["terminate", "--run_dir", str(tmp_path), "--images", "50"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -147,7 +155,7 @@ def test_a_folder_of_a_run_with_other_settings(tmp_path: Path, capsys: pytest.Ca
         (["--penalty_of", "tim", "--mac_penalty", "1"], "did you mean 'time'"),
         (["--penalty_of", "time"], "mac_penalty above 0"),
         (["--penalty_of", "time", "--mac_penalty", "1", "--epochs", "0"], "epochs of fine-tuning"),
-        (["--epochs", "-1"], "at least one epoch"),
+        (["--epochs", "-1"], "epochs is at least 0, not -1"),
         (["--tolerence", "0.1"], "did you mean 'tolerance'"),
         (["--output", "/dev/null/net"], "cannot write"),
     ],

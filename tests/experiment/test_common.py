@@ -1,4 +1,9 @@
-from tapernet.experiment.common import unchanged
+from pathlib import Path
+
+import pytest
+
+from tapernet.errors import FileError
+from tapernet.experiment.common import Results, unchanged
 
 USUAL = {"settings": {"lr": 0.1, "new": 0}, "base": {"settings": {"new": 0}}}
 
@@ -18,3 +23,12 @@ def test_what_was_said_must_be_said_again() -> None:
     assert not unchanged(stored, {}, USUAL)
     assert not unchanged(stored, {"settings": {"lr": 0.1}, "more": 1}, USUAL)
     assert not unchanged({"training": None}, {"training": {"epochs": 3}}, USUAL)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{\"curves\": 3}", "{\"curves\": [{\"name\": \"a\"}]}", "cut of"])
+def test_what_is_no_result_file_is_refused_and_kept(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(FileError, match=r"a\.json"):
+        Results(path, "title", ["a"])
+    assert path.read_text() == text

@@ -11,7 +11,7 @@ from tapernet.commands.console import show
 from tapernet.commands.source import open_images, open_net
 from tapernet.convert.terminate import terminate as make_stopping
 from tapernet.data import ImageData, Splits
-from tapernet.errors import ConfigError
+from tapernet.errors import ConfigError, FileError
 from tapernet.experiment.common import as_json
 from tapernet.files import check_writable, read_json, write_json
 from tapernet.measure.joint import JointTable, evaluate_joint, joint_table
@@ -145,10 +145,13 @@ def _started(
 
     Raises:
         ConfigError: the folder holds the start of a run with other settings.
+        FileError: the folder holds something else under that name.
     """
     path = None if run_dir is None else Path(run_dir) / PLACED
     if path is not None and path.exists():
-        found: dict[str, Any] = read_json(path)
+        found: Any = read_json(path)
+        if not isinstance(found, dict) or not {"settings", "placement", "penalty_weights"} <= found.keys():
+            raise FileError(f"{path} does not hold the start of a run; delete it to begin again")
         if found["settings"] != settings:
             raise ConfigError(f"{path} belongs to a run with other settings; choose another folder or delete it.\n"
                               f"there: {found['settings']}\nhere:  {settings}")  # fmt: skip

@@ -15,7 +15,7 @@ from torch import nn
 from tapernet import zoo
 from tapernet.convert.taper import taper
 from tapernet.data import ImageData
-from tapernet.errors import ConfigError
+from tapernet.errors import ConfigError, FileError
 from tapernet.files import read_json, write_json
 from tapernet.nn.net import TaperedNet
 from tapernet.registry import unknown
@@ -77,12 +77,18 @@ class Results:
         path: the JSON file; it need not exist.
         title: of the figure.
         names: of all its curves, in the order in which the file holds them.
+
+    Raises:
+        FileError: the file holds something else.
     """
 
     def __init__(self, path: Path, title: str, names: Sequence[str]) -> None:
         self.path, self.title, self.names = path, title, list(names)
-        found = read_json(path) if path.exists() else {}
-        self.curves: dict[str, dict[str, Any]] = {c["name"]: c for c in found.get("curves", [])}
+        found = read_json(path) if path.exists() else {"curves": []}
+        try:
+            self.curves: dict[str, dict[str, Any]] = {c["name"]: c for c in found["curves"] if c["config"] is not None}
+        except (KeyError, TypeError) as error:
+            raise FileError(f"{path} is not a result file: its curves have a name and a config each") from error
 
     def write(self) -> None:
         """Writes the curves that are there."""
