@@ -70,7 +70,10 @@ def coefficients(profile: ProfileSpec, n: int) -> Tensor:
         if profile not in PROFILES:
             raise ConfigError(unknown("profile", profile, profile_names()))
         return torch.tensor(PROFILES[profile](n), dtype=torch.float32)
-    values = [float(v) for v in profile]
+    try:
+        values = [float(v) for v in profile]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a profile is a name ({', '.join(profile_names())}) or numbers, not {profile!r}") from error
     if len(values) != n:
         raise ConfigError(f"a profile for {n} channels has {n} coefficients, not {len(values)}")
     if not all(math.isfinite(v) and v >= 0 for v in values):

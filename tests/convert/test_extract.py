@@ -179,3 +179,8 @@ def test_a_copy_extracts_alike() -> None:
     net = calibrated(NETS["dense"].make(6, 4))
     x = torch.randn(2, *SHAPE)
     assert torch.equal(extract(copy.deepcopy(net), 0.5)(x), extract(net, 0.5)(x))
+
+
+def test_a_network_without_a_dial_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Linear has no dial"):
+        extract(torch.nn.Linear(2, 2), 0.5)  # type: ignore[arg-type]

@@ -473,3 +473,19 @@ def test_images_of_another_size() -> None:
             flat(x)
     with pytest.raises(ConfigError, match="takes batches"):
         pooled(torch.zeros(2, 1, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"model": len}, "the model is a torch module, not builtin"),
+        ({"example": None}, "the example is a tensor.*not NoneType"),
+        ({"example": torch.zeros(())}, r"the example is a tensor.*of shape \(\)"),
+        ({"example": [[1.0]]}, "the example is a tensor.*not list"),
+        ({"multiple": 1.5}, "multiple is a whole number from 1, not 1.5"),
+        ({"profile": 3}, "a profile is a name .*linear.* or numbers, not 3"),
+    ],
+)
+def test_arguments_of_another_type_are_named(bad: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        taper(**({"model": chain()(4, 4), "example": torch.zeros(2, 3, 6, 6)} | bad))  # type: ignore[arg-type]

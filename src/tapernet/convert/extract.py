@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from tapernet.errors import ConfigError
 from tapernet.nn.net import Budget, TaperedNet
 from tapernet.nn.prefix import PrefixModule
 from tapernet.nn.switch import Switch
@@ -24,8 +25,10 @@ def extract(net: TaperedNet, budget: Budget) -> nn.Module:
         budget: of the sub-network.
 
     Raises:
-        ConfigError: a bad budget, or one without batch-norm statistics.
+        ConfigError: a network without a dial, a bad budget, or one without batch-norm statistics.
     """
+    if not isinstance(net, TaperedNet):
+        raise ConfigError(f"{type(net).__name__} has no dial, so there is no smaller network in it: taper it first")
     with net.at(budget):
         # A deep copy looks up what is copied already, so the plain layers stand wherever the prefix layers did.
         copied: dict[int, Any] = {

@@ -56,9 +56,15 @@ def taper(
 
     Raises:
         TaperError: a module cannot be tapered; the message starts with its path.
-        ConfigError: an unknown path in `keep` or `budgets`, a bad profile, budget or multiple.
+        ConfigError: an unknown path in `keep` or `budgets`, a bad profile, budget or multiple, an example that is no
+            batch.
     """
-    if multiple < 1:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"the model is a torch module, not {type(model).__name__}")
+    if not isinstance(example, Tensor) or example.dim() < 2:
+        found = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise ConfigError(f"the example is a tensor, a batch of inputs of shape (n, ...), not {found}")
+    if not isinstance(multiple, int) or multiple < 1:
         raise ConfigError(f"multiple is a whole number from 1, not {multiple!r}")
     ranges = _ranges(profile)
     keep = frozenset(keep)

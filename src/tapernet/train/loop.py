@@ -85,6 +85,8 @@ def fit(
         TrainingError: the loss is no longer finite.
     """
     settings = settings or Settings()
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"the recipe is one such as TESLA(), not {recipe!r}")
     if run_dir is not None:
         check_writable(Path(run_dir) / CHECKPOINT)
     _check_data(net, train, val, settings)
