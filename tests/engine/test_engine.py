@@ -1,5 +1,7 @@
 """Calls of an engine: what it takes, how it fails, many at once."""
 
+import copy
+import pickle
 import resource
 import threading
 from collections.abc import Iterator
@@ -150,3 +152,10 @@ def test_not_a_number_stays_one(net: TaperedNet) -> None:
     out = engine(x)
     assert out[0].isnan().any()
     close(out[1:], by_torch(net, x)[1:])
+
+
+def test_copies_and_pickles_are_refused_with_the_way_around() -> None:
+    engine = tn.compile(torch.nn.Linear(3, 2), torch.zeros(1, 3))
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="save the network, and compile that"):
+            attempt(engine)  # type: ignore[operator]

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,10 @@ class Engine:
     def plan_bytes(self) -> int:
         """Memory that the budgets used so far add: their scales and shifts, and the taps before their checks."""
         return sum(step.plan_bytes() for step in self._program.native)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an engine cannot be copied or pickled, as its weights are packed for this processor: copy or "
+                        "save the network, and compile that")  # fmt: skip
 
     def summary(self) -> Any:
         """Every operation with what computes it, as a rich table; below it the notes."""
