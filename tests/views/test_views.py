@@ -1,5 +1,6 @@
 """Result files of both kinds as tables and pictures."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from rich.console import Console
 from tapernet.cli import main
 from tapernet.errors import ConfigError
 from tapernet.report import read_figure, summary
-from tapernet.views import iterations, macs
+from tapernet.views import budgets, iterations, macs
 
 SITUATIONS = ("true positive", "true negative", "false positive", "false negative")
 
@@ -144,3 +145,14 @@ def test_mistakes_are_named(folder: Path) -> None:
         iterations.of_layer(CURVES[2], "conv9")
     with pytest.raises(ConfigError, match="unknown curve in net 'stoped'"):
         read_figure(figure(folder, 'panels: [{title: t, curves: ["net: stoped"]}]'), folder / "results")
+
+
+def test_names_of_curves_stay_whole_at_100_columns() -> None:
+    curve = {"name": "slimmable with isotonic, all-one", "budgets": [0.1, 0.2, 0.5, 1.0], "minutes": [13.5] * 2,
+             "accuracy": [[0.9, 0.91, 0.95, 0.99], [0.8, 0.81, 0.85, 0.89]], "paper_mean": 0.947}  # fmt: skip
+    console = Console(width=100, file=io.StringIO())
+    console.print(budgets.table([curve]))
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert all(word in printed for word in [*str(curve["name"]).split(), "85.00%", "94.7%", "13.5"])
+    assert "…" not in printed

@@ -23,8 +23,11 @@ def table(curves: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(title="test accuracy, mean over seeds (standard deviation)")
-    for heading in ("curve", "seeds", "average", "10%", "20%", "50%", "100%", "paper's average", "minutes a seed"):
-        table.add_column(heading, justify="left" if heading == "curve" else "right")
+    # The names stay whole where the terminal is narrow; numbers may be broken between mean and deviation.
+    longest = max((len(word) for curve in curves for word in curve["name"].split()), default=0)
+    table.add_column("curve", min_width=longest)
+    for heading in ("seeds", "average", "10%", "20%", "50%", "100%", "paper's average", "minutes a seed"):
+        table.add_column(heading, justify="right")
     for curve in curves:
         means = [statistics.fmean(a) for a in curve["accuracy"]]
         at = {b: [a[i] for a in curve["accuracy"]] for i, b in enumerate(curve["budgets"])}
