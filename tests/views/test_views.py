@@ -156,3 +156,4 @@ def test_names_of_curves_stay_whole_at_100_columns() -> None:
     printed = console.file.getvalue()
     assert all(word in printed for word in [*str(curve["name"]).split(), "85.00%", "94.7%", "13.5"])
     assert "…" not in printed
+    assert all(line.rstrip()[-1] in "┓┃┩│┘" for line in printed.splitlines()[1:])  # the right edge is there, too

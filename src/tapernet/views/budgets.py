@@ -22,7 +22,7 @@ def table(curves: list[dict[str, Any]]) -> Any:
     """Each curve's mean over budgets and seeds, its spread, single points, and the paper's mean."""
     from rich.table import Table
 
-    table = Table(title="test accuracy, mean over seeds (standard deviation)")
+    table = Table(title="test accuracy, mean over seeds (standard deviation)", pad_edge=False)
     # The names stay whole where the terminal is narrow; numbers may be broken between mean and deviation.
     longest = max((len(word) for curve in curves for word in curve["name"].split()), default=0)
     table.add_column("curve", min_width=longest)
