@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import tapernet
 from tapernet.cli import main
 
 EXPERIMENTS = str(Path(__file__).parents[1] / "experiments")
@@ -29,6 +30,11 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_trained_network_of_the_zoo_is_evaluated_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--budgets", "[1.0]"]) == 0
     assert "mlp-digits" in capsys.readouterr().out
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tapernet {tapernet.__version__}\n"
 
 
 def test_the_zoo_tells_the_papers_macs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

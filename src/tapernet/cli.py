@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import auto_cli, auto_parser
 
+import tapernet
 from tapernet.commands import COMMANDS, WORDS
 from tapernet.config import explain
 from tapernet.errors import TapernetError
@@ -15,6 +16,9 @@ from tapernet.errors import TapernetError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 when all went well, 2 for an error that the message explains, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"tapernet {tapernet.__version__}")
+        return 0
     try:
         auto_cli(COMMANDS, args=_gathered(given), prog="tapernet", exit_on_error=False, allow_abbrev=False)
     except ArgumentError as error:

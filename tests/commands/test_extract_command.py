@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tapernet import count_parameters, extract, load, total_macs
+from tapernet import count_parameters, extract, load, save, terminate, total_macs, zoo
 from tapernet.cli import main
 
 
@@ -51,3 +51,13 @@ def test_a_network_without_a_dial_is_refused(tmp_path: Path, capsys: pytest.Capt
     save(zoo.create("c10net"), tmp_path / "plain")
     assert main(["extract", "--net", str(tmp_path / "plain"), "--output", str(tmp_path / "small.pt2")]) == 2
     assert "without a dial" in capsys.readouterr().err
+
+
+def test_a_network_that_stops_early_without_a_dial_is_told_what_comes_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stopping.safetensors"
+    model = zoo.create("c10net", input_shape=(3, 8, 8))
+    save(terminate(model, torch.zeros(1, 3, 8, 8)), path)
+    assert main(["extract", "--net", str(path), "--budget", "0.5"]) == 2
+    assert "taper the network before terminate" in " ".join(capsys.readouterr().err.split())

@@ -7,6 +7,7 @@ from torch import nn
 from tapernet.data import ImageData, Splits, load_data
 from tapernet.errors import ConfigError
 from tapernet.nn.net import TaperedNet
+from tapernet.nn.terminating import terminating_layers
 from tapernet.saving import InputSpec, load_with_spec
 from tapernet.zoo import trained
 
@@ -19,6 +20,8 @@ def open_net(net: str) -> tuple[nn.Module, InputSpec | None]:
 def open_dial(net: str) -> tuple[TaperedNet, InputSpec | None]:
     """A network with a dial; raises ConfigError if it has none."""
     network, spec = open_net(net)
+    if terminating_layers(network) and not isinstance(network, TaperedNet):
+        raise ConfigError(f"{net} holds a network that stops early, and has no dial: taper the network before terminate")
     if not isinstance(network, TaperedNet):
         raise ConfigError(f"{net} holds a network without a dial: taper it first")
     return network, spec
