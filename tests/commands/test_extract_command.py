@@ -46,8 +46,6 @@ def test_a_mistake_is_named(
 
 
 def test_a_network_without_a_dial_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tapernet import save, zoo
-
     save(zoo.create("c10net"), tmp_path / "plain")
     assert main(["extract", "--net", str(tmp_path / "plain"), "--output", str(tmp_path / "small.pt2")]) == 2
     assert "without a dial" in capsys.readouterr().err

@@ -21,7 +21,7 @@ def open_dial(net: str) -> tuple[TaperedNet, InputSpec | None]:
     """A network with a dial; raises ConfigError if it has none."""
     network, spec = open_net(net)
     if terminating_layers(network) and not isinstance(network, TaperedNet):
-        raise ConfigError(f"{net} holds a network that stops early, and has no dial: taper the network before terminate")
+        raise ConfigError(f"{net} holds a network that stops early without a dial: taper the network before terminate")
     if not isinstance(network, TaperedNet):
         raise ConfigError(f"{net} holds a network without a dial: taper it first")
     return network, spec
