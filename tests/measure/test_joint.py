@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tapernet import Check, ImageData, count_termination, taper, terminate, total_macs, zoo
+from tapernet import Check, ImageData, count_termination, measure_inputs, taper, terminate, total_macs, zoo
 from tapernet.errors import ConfigError
-from tapernet.measure.joint import evaluate_joint, joint_table, without_checks
+from tapernet.measure.joint import evaluate_joint, joint_table
 from tapernet.measure.layers import layer_table, positions
 from tapernet.nn.net import TaperedNet
-from tapernet.nn.terminating import terminating_layers
+from tapernet.nn.terminating import checks_set, terminating_layers
 
 SHAPE = (3, 12, 12)
 DATA = ImageData(
@@ -61,12 +61,21 @@ def test_a_network_without_a_dial_has_one_row() -> None:
 def test_checks_come_back_after_an_error() -> None:
     stopping = with_checks(model())
     before = {path: layer.checks for path, layer in terminating_layers(stopping).items()}
-    with without_checks(stopping):
+    with checks_set(stopping, {}):
         assert not any(layer.checks for layer in terminating_layers(stopping).values())
     assert {path: layer.checks for path, layer in terminating_layers(stopping).items()} == before
-    with pytest.raises(RuntimeError), without_checks(stopping):
+    with pytest.raises(RuntimeError), checks_set(stopping, {}):
         stopping(torch.zeros(1, 5))
     assert {path: layer.checks for path, layer in terminating_layers(stopping).items()} == before
+
+
+def test_measuring_keeps_the_choices_that_belong_to_the_checks() -> None:
+    stopping = with_checks(model())
+    layer = next(iter(terminating_layers(stopping).values()))
+    layer.choices = {"avx2": "dense"}
+    evaluate_joint(stopping, DATA)
+    measure_inputs(stopping, DATA)
+    assert layer.choices == {"avx2": "dense"}
 
 
 def test_it_is_written_and_shown(tmp_path: Path) -> None:

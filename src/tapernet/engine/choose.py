@@ -1,5 +1,6 @@
 """Which layers pay for stopping early on this machine, by measured time."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
@@ -20,8 +21,7 @@ def choose(
 ) -> dict[str, str]:
     """For each layer, the faster of "dense" and "terminating".
 
-    Two engines, one with all layers of each kind, take turns on the images; of a layer's turns the fastest counts,
-    since the others were disturbed. The times are added up over the budgets.
+    Of two engines, one with all layers of each kind, the times are added up over the budgets.
 
     Args:
         build: makes an engine with given choices.
@@ -32,19 +32,29 @@ def choose(
     """
     if not paths:
         return {}
-    engines = {kind: build({**decided, **dict.fromkeys(paths, kind)}) for kind in (DENSE, TERMINATING)}
-    times: dict[str, dict[str, float]] = {kind: dict.fromkeys(paths, 0.0) for kind in engines}
+    kinds = (DENSE, TERMINATING)
+    engines = [build({**decided, **dict.fromkeys(paths, kind)}) for kind in kinds]
+    times = {kind: dict.fromkeys(paths, 0.0) for kind in kinds}
     for budget in budgets:
-        turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in engines}
-        for turn in range(ROUNDS + 1):
-            for kind, engine in engines.items():
-                found = engine.times(images, budget)
-                if turn:  # the first turn warms up
-                    turns[kind].append(found)
-        for kind, of_turns in turns.items():
+        for kind, found in zip(kinds, fastest_times(engines, [images], budget), strict=True):
             for path in paths:
-                times[kind][path] += min(t.get(path, 0.0) for t in of_turns)
-    return {path: min(engines, key=lambda kind: times[kind][path]) for path in paths}
+                times[kind][path] += found.get(path, 0.0)
+    return {path: min(kinds, key=lambda kind: times[kind][path]) for path in paths}
+
+
+def fastest_times(engines: Sequence[Engine], batches: Sequence[Tensor], budget: Budget) -> list[dict[str, float]]:
+    """Seconds of each operation over all batches, by its name, for each engine.
+
+    The engines take turns. Of an operation's turns on a batch the fastest counts, since the others were disturbed.
+    """
+    least: list[dict[str, list[float]]] = [{} for _ in engines]
+    for _ in range(ROUNDS):
+        for engine, fastest in zip(engines, least, strict=True):
+            for number, batch in enumerate(batches):
+                for name, seconds in engine.times(batch, budget).items():
+                    of_batches = fastest.setdefault(name, [math.inf] * len(batches))
+                    of_batches[number] = min(of_batches[number], seconds)
+    return [{name: sum(of_batches) for name, of_batches in fastest.items()} for fastest in least]
 
 
 def remembered(layers: Mapping[str, TerminatingConv2d], kernels: str) -> tuple[dict[str, str], list[str]]:

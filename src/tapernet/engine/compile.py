@@ -18,7 +18,7 @@ from tapernet.engine.tracing import trace_with_shapes
 from tapernet.engine.values import Groups
 from tapernet.errors import ConfigError
 from tapernet.nn.net import Budget, TaperedNet, at
-from tapernet.nn.terminating import DENSE, TERMINATING, terminating_layers
+from tapernet.nn.terminating import TERMINATING, terminating_layers, valid_choices
 from tapernet.registry import unknown
 
 
@@ -121,12 +121,10 @@ def _attributes(lowered: Lowered, model: nn.Module) -> dict[str, Any]:
 
 
 def _choices(choices: Mapping[str, str], stopping: Iterable[str]) -> dict[str, str]:
-    for path, choice in choices.items():
+    for path in choices:
         if path not in stopping:
             raise ConfigError(unknown("layer with checks", path, stopping))
-        if choice not in (DENSE, TERMINATING):
-            raise ConfigError(unknown("choice", choice, (DENSE, TERMINATING)))
-    return dict(choices)
+    return valid_choices(choices)
 
 
 def _example(net: nn.Module, example: Tensor | None) -> Tensor:

@@ -136,7 +136,8 @@ class Engine:
         """Keeps `choices` in the network's layers: `tapernet.save` saves them, and `compile` takes them again.
 
         They are of this engine's kernels; a network can remember those of several instruction sets, one engine of each.
-        A layer forgets them when it gets other checks. Training keeps them, although it may change what is faster.
+        They are for the checks of now: with other ones a layer has none. Training keeps them, although it may change
+        what is faster.
 
         Args:
             net: the network that was compiled, or one with the same layers.

@@ -1,7 +1,6 @@
 """Both knobs of one network in one table: the budget, and checks that stop filters early."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tapernet.measure.accuracy import accuracies
 from tapernet.measure.curve import measured_budgets, save_points
 from tapernet.measure.termination import count_termination
 from tapernet.nn.net import at
-from tapernet.nn.terminating import terminating_layers
+from tapernet.nn.terminating import checks_set
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def evaluate_joint(
     with at(net, 1.0):
         whole = count_termination(net, images[:1]).total
     checked = accuracies(net, images, data.labels, where, batch_size)
-    with without_checks(net):
+    with checks_set(net, {}):
         unchecked = accuracies(net, images, data.labels, where, batch_size)
     points = []
     for budget, accuracy, plain in zip(where, checked, unchecked, strict=True):
@@ -94,20 +93,6 @@ def evaluate_joint(
             report = count_termination(net, images, batch_size)
         points.append(JointPoint(budget, accuracy, plain, report.done, report.total, 1 - report.done / whole))
     return JointTable(name or type(net).__name__, tuple(points))
-
-
-@contextmanager
-def without_checks(net: nn.Module) -> Iterator[None]:
-    """Takes the checks out of every terminating layer, for the block."""
-    layers = list(terminating_layers(net).values())
-    checks = [layer.checks for layer in layers]
-    try:
-        for layer in layers:
-            layer.set_checks([])
-        yield
-    finally:
-        for layer, its in zip(layers, checks, strict=True):
-            layer.set_checks(its)
 
 
 def joint_table(tables: Sequence[JointTable], title: str | None = None) -> Any:

@@ -15,7 +15,7 @@ from tapernet.measure.inputs import Labelled, images_of
 from tapernet.measure.macs import layer_macs
 from tapernet.nn.check import Check
 from tapernet.nn.mode import eval_mode
-from tapernet.nn.terminating import Outcome, TerminatingConv2d, count_true, terminating_layers
+from tapernet.nn.terminating import Outcome, TerminatingConv2d, checks_set, count_true, terminating_layers
 from tapernet.registry import unknown
 
 TABLE_1_ITERATIONS = (3, 7, 15, 22, 30, 37, 45, 52, 60, 67)
@@ -339,18 +339,14 @@ def measure_inputs(net: nn.Module, data: Labelled | Tensor, batch_size: int = 25
         numbers[path] = numbers.get(path, 0) + x.numel() // x.shape[1]
 
     # Without checks, which the order "expected" cannot have before its inputs are measured.
-    checks = {path: layer.checks for path, layer in layers.items()}
     handles = [layer.register_forward_pre_hook(partial(measure, path)) for path, layer in layers.items()]
     try:
-        for layer in layers.values():
-            layer.set_checks([])
-        for batch in torch.split(images_of(data), batch_size):
-            _run(net, batch, None)
+        with checks_set(net, {}):
+            for batch in torch.split(images_of(data), batch_size):
+                _run(net, batch, None)
     finally:
         for handle in handles:
             handle.remove()
-        for path, layer in layers.items():
-            layer.set_checks(checks[path])
     for path, total in sums.items():
         layers[path].input_mean.copy_(total / numbers[path])
 

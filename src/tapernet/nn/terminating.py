@@ -7,7 +7,8 @@ a processor that stops would have saved.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -110,8 +111,6 @@ class TerminatingConv2d(nn.Conv2d):
         temperature: if set, a call in training leaves a differentiable estimate of its MACs for `mac_penalty`.
         memo: if set, a list that the full sums of a call go to. Whoever runs the layer on the same input again, with
             other checks, hands the list back, and they are not computed anew.
-        choices: of each instruction set for which an engine's choice was kept (`Engine.remember`), "dense" or
-            "terminating". Saved with the checks; other checks forget them.
 
     Shapes: (batch, in_channels, H, W) to (batch, out_channels, H', W').
 
@@ -145,7 +144,7 @@ class TerminatingConv2d(nn.Conv2d):
             raise ConfigError(f"a terminating convolution pads with zeros, not in mode {self.padding_mode!r}")
         self.options, self.rectified = options, rectified
         self._checks: tuple[Check, ...] = ()
-        self.choices: dict[str, str] = {}
+        self._chosen: tuple[tuple[Check, ...], dict[str, str]] = ((), {})
         self.observer: Callable[[Outcome], None] | None = None
         self.temperature: float | None = None
         self.memo: list[Tensor] | None = None
@@ -180,7 +179,20 @@ class TerminatingConv2d(nn.Conv2d):
         for of_filter in zip(*positions, strict=True):
             if any(a >= b for a, b in pairwise(p for p in of_filter if p < self.terms)):
                 raise ConfigError("the positions of several checks increase from check to check")
-        self._checks, self.choices = tuple(checks), {}
+        self._checks = tuple(checks)
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Of each instruction set for which an engine's choice was kept (`Engine.remember`), "dense" or "terminating".
+
+        They are for the checks that the layer had then, and are saved with them; with other checks there are none.
+        """
+        checks, choices = self._chosen
+        return choices if checks == self._checks else {}
+
+    @choices.setter
+    def choices(self, choices: Mapping[str, str]) -> None:
+        self._chosen = self._checks, dict(choices)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         full = self._full_sums(input, weight, bias)
@@ -308,7 +320,7 @@ class TerminatingConv2d(nn.Conv2d):
             found = json.loads(bytes(state.tolist()))
             self.options, self._checks = Termination(**found["options"]), ()
             self.set_checks([Check(**check) for check in found["checks"]])
-            self.choices = _valid_choices(found.get("choices", {}))  # a new key, which older files do not have
+            self.choices = valid_choices(found.get("choices", {}))  # a new key, which older files do not have
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"these are not the checks of this layer: {error}") from error
 
@@ -338,6 +350,7 @@ class TerminatingPrefixConv2d(TerminatingConv2d, PrefixConv2d):  # type: ignore[
         layer.input_mean = self._kept_inputs(self.input_mean).clone()
         layer.observer, layer._checks = None, ()
         layer.set_checks([self._check_of_now(check, layer.terms) for check in self._checks])
+        layer.choices = {}
         return layer
 
     def _check_of_now(self, check: Check, terms: int) -> Check:
@@ -357,7 +370,22 @@ def terminating_layers(net: nn.Module) -> dict[str, TerminatingConv2d]:
     return {path: layer for path, layer in net.named_modules() if isinstance(layer, TerminatingConv2d)}
 
 
-def _valid_choices(choices: dict[str, str]) -> dict[str, str]:
+@contextmanager
+def checks_set(net: nn.Module, checks: Mapping[str, Sequence[Check]]) -> Iterator[None]:
+    """The network with these checks by path, and none in layers that are not named, inside the block."""
+    layers = terminating_layers(net)
+    before = {path: layer.checks for path, layer in layers.items()}
+    try:
+        for path, layer in layers.items():
+            layer.set_checks(checks.get(path, ()))
+        yield
+    finally:
+        for path, layer in layers.items():
+            layer.set_checks(before[path])
+
+
+def valid_choices(choices: Mapping[str, str]) -> dict[str, str]:
+    """A copy; raises ConfigError for what is neither "dense" nor "terminating"."""
     for choice in choices.values():
         if choice not in (DENSE, TERMINATING):
             raise ConfigError(unknown("choice", choice, (DENSE, TERMINATING)))

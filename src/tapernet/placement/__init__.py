@@ -80,7 +80,7 @@ def place_checks(
     if any(layer.options.order == EXACT for layer in layers):
         raise ConfigError("a network in the exact order stops by itself: there is nothing to place")
     images, labels = images_and_labels(data)
-    before = [(layer.options, layer.checks, layer.choices) for layer in layers]
+    before = [(layer.options, layer.checks) for layer in layers]
     try:
         for layer in layers:
             layer.set_checks([])
@@ -88,10 +88,9 @@ def place_checks(
             measure_inputs(net, images[:MEASURED])
         return place(net, images, labels, tolerance, **options)
     except BaseException:
-        for layer, (options_before, checks, choices) in zip(layers, before, strict=True):
+        for layer, (options_before, checks) in zip(layers, before, strict=True):
             layer.options = options_before
             layer.set_checks(checks)
-            layer.choices = choices
         raise
 
 

@@ -1,14 +1,13 @@
 """What each terminating layer takes on this machine, as a function of where it checks and how many outputs go on."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from tapernet.engine.choose import fastest_times
 from tapernet.engine.compile import compile
 from tapernet.engine.native import extension
 from tapernet.errors import ConfigError
@@ -16,11 +15,10 @@ from tapernet.measure.inputs import Labelled, images_of
 from tapernet.measure.termination import count_termination
 from tapernet.nn.check import Check
 from tapernet.nn.net import TaperedNet
-from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
+from tapernet.nn.terminating import TerminatingConv2d, checks_set, terminating_layers
 from tapernet.placement import spread_sample
 from tapernet.placement.rerun import Checks
 
-ROUNDS = 9
 TIMED = 16
 """Images that are timed, or a batch if that is more."""
 NEVER, ALWAYS = -1e30, 1e30
@@ -137,7 +135,7 @@ def measure_layers(
 ) -> list[dict[str, float]]:
     """Milliseconds an image of each of the engine's operations, by the paths in `net`, for each setting of the checks.
 
-    Engines take turns on the images, one thread each. Of several turns the fastest counts: the others were disturbed.
+    One thread each, see `fastest_times`.
     """
     if extension() is None:
         raise ConfigError("layers are timed with the native kernels, which were not built when tapernet was installed "
@@ -148,29 +146,11 @@ def measure_layers(
     for checks in settings:
         with checks_set(net, checks):
             engines.append(compile(net, images[:1]))
-    least: list[dict[tuple[str, int], float]] = [{} for _ in settings]
-    for _ in range(ROUNDS):
-        for engine, fastest in zip(engines, least, strict=True):
-            for number, batch in enumerate(batches):
-                for name, seconds in engine.times(batch, budget).items():
-                    key = prefix + name, number
-                    fastest[key] = min(seconds, fastest.get(key, math.inf))
-    return [_per_image(fastest, len(images)) for fastest in least]
-
-
-@contextmanager
-def checks_set(net: nn.Module, checks: Checks) -> Iterator[None]:
-    """The network with these checks, and none in layers that are not named, inside the block."""
-    layers = terminating_layers(net)
-    before = {path: (layer.checks, layer.choices) for path, layer in layers.items()}
-    try:
-        for path, layer in layers.items():
-            layer.set_checks(checks.get(path, ()))
-        yield
-    finally:
-        for path, layer in layers.items():
-            layer.set_checks(before[path][0])
-            layer.choices = before[path][1]
+    per_image = 1e3 / len(images)
+    return [
+        {prefix + name: seconds * per_image for name, seconds in found.items()}
+        for found in fastest_times(engines, batches, budget)
+    ]
 
 
 def first_share(layer: TerminatingConv2d, checks: Sequence[Check]) -> float:
@@ -187,14 +167,6 @@ def _survivors(net: nn.Module, images: Tensor, checks: Checks) -> dict[str, floa
     return {
         layer.path: sum(layer.situations[name].count for name in positive) / layer.outputs for layer in report.layers
     }
-
-
-def _per_image(seconds: Mapping[tuple[str, int], float], images: int) -> dict[str, float]:
-    """Milliseconds of each operation from its seconds on each batch."""
-    total: dict[str, float] = {}
-    for (name, _), value in seconds.items():
-        total[name] = total.get(name, 0.0) + value * 1e3 / images
-    return total
 
 
 def _moved(check: Check, threshold: float | None) -> Check:
