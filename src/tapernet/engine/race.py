@@ -78,12 +78,13 @@ def race(
         raise ConfigError("a network without a dial has budget 1.0 alone: taper it first")
     engines = _engines(net, images, budgets, threads, calibration)
     counted = images if data is None else data.as_float()[:COUNTED]
+    whole = _Subnetwork.of(net, 1.0, counted, engines[ENGINE].choices)
     missing: dict[str, str] = {}
     timings: list[Timing] = []
     with using_threads(threads):
         for budget in budgets:
             say(f"budget {budget}")
-            whole, sub = (_Subnetwork.of(net, b, counted, engines[ENGINE].choices) for b in (1.0, budget))
+            sub = whole if budget == 1 else _Subnetwork.of(net, budget, counted, engines[ENGINE].choices)
             calls, errors = _calls(sub, engines, images, budget, runtimes or list(PEERS), threads, missing)
             taken = _take_turns(calls, rounds, seconds)
             found = {} if data is None else {n: _accuracy(e, data, budget) for n, e in engines.items()}
