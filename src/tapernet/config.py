@@ -41,21 +41,17 @@ def read_yaml(kind: type[C], path: Path) -> C:
 
 def read_kind(path: Path, default: str) -> str:
     """What a YAML file says under "kind"; raises FileError or ConfigError if it is missing or no mapping."""
-    return str(_read_mapping(path).get("kind", default))
-
-
-def has_key(path: Path, key: str) -> bool:
-    """Whether a YAML file has a key; raises as `read_kind`."""
-    return key in _read_mapping(path)
+    return str(read_mapping(path).get("kind", default))
 
 
 def read_curve_names(path: Path) -> list[str]:
     """The names of an experiment's curves, whatever its kind; raises as `read_kind`."""
-    curves = _read_mapping(path).get("curves") or []
+    curves = read_mapping(path).get("curves") or []
     return [str(curve["name"]) for curve in curves if isinstance(curve, dict) and "name" in curve]
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What a YAML file holds; raises FileError or ConfigError if it is missing or no mapping."""
     _check_exists(path)
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))

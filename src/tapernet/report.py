@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapernet.config import has_key, read_curve_names, read_yaml
+from tapernet.config import read_curve_names, read_mapping, read_yaml
 from tapernet.errors import ConfigError
 from tapernet.files import read_json
 from tapernet.measure.plot import new_axes, save_figure
@@ -93,12 +93,22 @@ def read_figure(path: Path, results: Path) -> list[Panel]:
         ConfigError: an unknown key, or a curve that neither a result file nor an experiment has; curves of two kinds in
             one panel.
     """
-    if not has_key(path, "panels"):
+    if "panels" not in read_mapping(path):
         raise ConfigError(f"{path} is no figure, as it has no panels; `tapernet reproduce` runs it, if an experiment")
     folder = results / path.parent.name
+    sources: dict[str, dict[str, Curve | None]] = {}
+
+    def find(name: str) -> Curve | None:
+        figure, _, curve = name.partition(": ")
+        if figure not in sources:
+            sources[figure] = _curves_of(path.with_name(f"{figure}.yaml"), folder / f"{figure}.json")
+        if curve not in sources[figure]:
+            raise ConfigError(unknown(f"curve in {figure}", curve, sources[figure]))
+        return sources[figure][curve]
+
     found = []
     for config in read_yaml(FigureConfig, path).panels:
-        curves = {name: _find(name, folder, path.parent) for name in config.curves}
+        curves = {name: find(name) for name in config.curves}
         missing = [name for name, curve in curves.items() if curve is None]
         found.append(_panel(config, [curve for curve in curves.values() if curve is not None], missing))
     return found
@@ -142,12 +152,8 @@ def _panel(config: PanelConfig, curves: list[Curve], missing: list[str]) -> Pane
     return Panel(config.title, curves, view, missing)
 
 
-def _find(name: str, results: Path, experiments: Path) -> Curve | None:
-    """A curve from its result file; None if its experiment has it, but it was not run yet."""
-    figure, _, curve = name.partition(": ")
-    path, experiment = results / f"{figure}.json", experiments / f"{figure}.yaml"
-    planned = read_curve_names(experiment) if experiment.exists() else []
-    curves = {c["name"]: c for c in read_json(path)["curves"]} if path.exists() or not planned else {}
-    if curve not in curves and curve not in planned:
-        raise ConfigError(unknown(f"curve in {figure}", curve, [*curves, *planned]))
-    return curves.get(curve)
+def _curves_of(experiment: Path, result: Path) -> dict[str, Curve | None]:
+    """The curves of a result file by name; None for those that the experiment has, but that were not run yet."""
+    planned: dict[str, Curve | None] = dict.fromkeys(read_curve_names(experiment)) if experiment.exists() else {}
+    run = read_json(result)["curves"] if result.exists() or not planned else []
+    return planned | {curve["name"]: curve for curve in run}

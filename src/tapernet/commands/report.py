@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tapernet.commands.console import show
-from tapernet.config import has_key
+from tapernet.config import read_mapping
 from tapernet.errors import ConfigError
 from tapernet.page import Section, write_page
 from tapernet.report import Panel, draw_figure, read_figure, summary
@@ -38,7 +38,7 @@ def report(
 
 
 def _all(experiments: Path) -> list[str]:
-    paths = sorted(path for path in experiments.glob("*/*.yaml") if has_key(path, "panels"))
+    paths = sorted(path for path in experiments.glob("*/*.yaml") if "panels" in read_mapping(path))
     return [str(path.relative_to(experiments).with_suffix("")) for path in paths]
 
 
