@@ -17,15 +17,6 @@ from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
 pytestmark = pytest.mark.filterwarnings("ignore:the native kernels")
 
 
-@pytest.fixture
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    net = tn.terminate(tn.zoo.create("c10net", input_shape=(3, 16, 16)), torch.rand(1, 3, 16, 16)).eval()
-    for layer in terminating_layers(net).values():
-        layer.set_checks([tn.Check(share=0.1)])
-    return net
-
-
 def test_it_gives_what_the_layers_give(net: nn.Module) -> None:
     x = torch.rand(3, 3, 16, 16)
     close(by_torch(with_operators(net), x), by_torch(net, x))

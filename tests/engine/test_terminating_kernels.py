@@ -121,15 +121,6 @@ def test_choices_are_timed_kept_and_given_again() -> None:
         tn.compile(net, x, choices={"conv2": "fast"})
 
 
-@pytest.fixture
-def net() -> nn.Module:
-    torch.manual_seed(4)
-    net = tn.terminate(tn.zoo.create("c10net", input_shape=(3, 16, 16)), torch.rand(2, 3, 16, 16)).eval()
-    for layer in terminating_layers(net).values():
-        layer.set_checks([tn.Check(share=0.1)])
-    return net
-
-
 X = torch.rand(2, 3, 16, 16)
 COMPILE = import_module("tapernet.engine.compile")  # the module; the package has the function under this name
 MIXED = {"conv1": "terminating", "conv2": "dense", "conv3": "terminating"}

@@ -81,8 +81,8 @@ def reproduce(experiment: Experiment, job: Job) -> None:
         METHODS[config.method]  # an unknown name is told before hours of training
     splits = load_data(job.data or experiment.data)
     results = Results(job.result, experiment.title, [c.name for c in experiment.curves])
+    usual = {"base": plain_phase(Phase(0)), "training": plain_phase(Phase(0)), "model": asdict(ModelConfig())}
     for config in configs:
-        usual = {"base": plain_phase(Phase(0)), "training": plain_phase(Phase(0)), "model": asdict(ModelConfig())}
         results.curve(_empty(experiment, config), usual)
     for seed in experiment.seeds:
         start = _Start(experiment, splits, seed, job.runs)

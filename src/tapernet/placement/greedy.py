@@ -53,11 +53,15 @@ def greedy(
         sample: images on which steps are chosen.
     """
     set_bias_first(net, bias_first)
-    checks = [(Check(share=share, threshold=threshold),) for share, threshold in product(shares, thresholds)]
-    candidates = dict.fromkeys(terminating_layers(net), checks)
+    candidates = dict.fromkeys(terminating_layers(net), single_checks(shares, thresholds))
     return place_greedily(
         net, images, labels, tolerance, candidates, macs_done, batch_size=batch_size, memory=memory, sample=sample
     )
+
+
+def single_checks(shares: Sequence[float], thresholds: Sequence[float]) -> list[tuple[Check, ...]]:
+    """One check a layer, at every share with every threshold."""
+    return [(Check(share=share, threshold=threshold),) for share, threshold in product(shares, thresholds)]
 
 
 def macs_done(_: str, outcome: Outcome) -> int:

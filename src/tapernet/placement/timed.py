@@ -1,7 +1,6 @@
 """Checks placed one by one, each where it saves the most milliseconds on this machine per point of accuracy lost."""
 
 from collections.abc import Sequence
-from itertools import product
 
 from torch import Tensor, nn
 
@@ -9,7 +8,7 @@ from tapernet.errors import ConfigError
 from tapernet.nn.check import Check
 from tapernet.nn.terminating import Outcome, TerminatingConv2d, terminating_layers
 from tapernet.placement import PLACEMENTS, Placement
-from tapernet.placement.greedy import SHARES, place_greedily, set_bias_first
+from tapernet.placement.greedy import SHARES, place_greedily, set_bias_first, single_checks
 from tapernet.placement.layer_time import ALWAYS, NEVER, LayerTime, first_share, fit_layer_times
 from tapernet.placement.rerun import GIGABYTE, Checks, Cost
 
@@ -58,11 +57,9 @@ def timed(
         raise ConfigError("there is no check to choose from: give one share and one threshold at least")
     set_bias_first(net, bias_first)
     layers = terminating_layers(net)
-    checks = [(Check(share=share, threshold=threshold),) for share, threshold in product(shares, thresholds)]
-    to_time = product(sorted({min(shares), max(shares)}), (NEVER, *thresholds, ALWAYS))
-    settings: list[Checks] = [
-        dict.fromkeys(layers, (Check(share=share, threshold=threshold),)) for share, threshold in to_time
-    ]
+    checks = single_checks(shares, thresholds)
+    to_time = single_checks(sorted({min(shares), max(shares)}), (NEVER, *thresholds, ALWAYS))
+    settings: list[Checks] = [dict.fromkeys(layers, check) for check in to_time]
     times = fit_layer_times(net, images, settings, batch_size=timed_batch)
 
     def useful(path: str) -> list[tuple[Check, ...]]:
