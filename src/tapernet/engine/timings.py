@@ -99,7 +99,8 @@ class Race:
             notes.append(ALONE)
         if self.choices:
             stops = [path for path, choice in self.choices.items() if choice == TERMINATING]
-            notes.append(f"the engine stops early in {', '.join(stops) or 'no layer'}")
+            notes.append(f"the engine stops early in {', '.join(stops) or 'no layer'}; all others run the same weights "
+                         f"without checks, though these may have been trained with them")  # fmt: skip
         if self.measured:
             notes.append("accuracy: of what is timed, on the test images; MACs: of an image on average")
         title = f"{self.network}, batch {self.batch}, threads {self.threads}, {self.rounds} rounds in turns"
