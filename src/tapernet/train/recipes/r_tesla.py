@@ -25,6 +25,7 @@ class RTESLA(Recipe):
         alpha: share of the new task in the new objective.
         patience: epochs without a better validation accuracy that end a task.
         max_epochs: of the whole run (Table 1: 50 on MNIST).
+        task_epochs: a task's end at the latest; None leaves it to `patience`.
     """
 
     budgets: tuple[float, ...] = (1.0, 0.7, 0.4, 0.1)
@@ -32,10 +33,13 @@ class RTESLA(Recipe):
     alpha: float = 0.5
     patience: int = 4
     max_epochs: int = 50
+    task_epochs: int | None = None
 
     def __post_init__(self) -> None:
         check_budgets(self.budgets)
         check_alpha(self.alpha)
+        if self.task_epochs is not None and self.task_epochs < 1:
+            raise ConfigError(f"task_epochs is at least 1, not {self.task_epochs!r}")
         shares = self.probabilities
         if shares is None:
             return
@@ -48,7 +52,8 @@ class RTESLA(Recipe):
         objective = Objective({self.budgets[0]: 1.0})
         left = self.max_epochs
         while left > 0:
-            left -= yield Stage(percents(objective.budgets), objective, left, self.patience)
+            longest = left if self.task_epochs is None else min(left, self.task_epochs)
+            left -= yield Stage(percents(objective.budgets), objective, longest, self.patience)
             objective = objective.add(next(tasks), self.alpha)
 
     def _tasks(self, rng: random.Random) -> Iterator[float]:
