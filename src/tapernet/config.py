@@ -3,9 +3,10 @@
 import re
 from argparse import ArgumentError
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -30,7 +31,7 @@ def read_yaml(kind: type[C], path: Path) -> C:
         FileError: the file is missing.
         ConfigError: an unknown key or a bad value; the message names it.
     """
-    _check_exists(path)
+    _check_keys(kind, read_mapping(path), str(path))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
@@ -60,6 +61,26 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path} does not hold an experiment")
     return value
+
+
+def _check_keys(kind: Any, value: Any, where: str) -> None:
+    """Raises ConfigError for the first key, at any depth, that is no field of its dataclass.
+
+    jsonargparse finds it too, but where a value may be of several types it tells only that it is of none of them.
+    """
+    if isinstance(value, list):
+        for i, one in enumerate(value):
+            for part in get_args(kind):
+                _check_keys(part, one, f"{where}[{i}]")
+    elif is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        for key, inner in value.items():
+            if key not in hints:
+                raise ConfigError(f"{where}: {unknown('key', str(key), hints)}")
+            _check_keys(hints[key], inner, f"{where}: {key}")
+    elif isinstance(kind, UnionType):
+        for part in get_args(kind):
+            _check_keys(part, value, where)
 
 
 def _check_exists(path: Path) -> None:

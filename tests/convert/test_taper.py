@@ -412,6 +412,20 @@ def test_what_is_refused_works_with_its_channels_kept(case: str) -> None:
         assert net(x).shape == (2, CLASSES)
 
 
+def test_an_example_of_another_type_than_the_weights_is_told_as_such() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).half()
+    with pytest.raises(TaperError, match=r"^0\.weight: is torch\.float16, but the example is torch\.float32"):
+        taper(model, torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_profile_has_the_type_of_the_weights(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
+    net = taper(model, torch.zeros(1, 4, dtype=dtype), "linear")
+    with net.at(0.5):
+        assert net(torch.randn(2, 4, dtype=dtype)).dtype == dtype
+
+
 def test_model_that_cannot_be_traced() -> None:
     class Branch(Base):
         def forward(self, x: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def test_a_curve_made_with_other_settings_is_not_mixed_in(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title:", "titel:", "titel"),
+        ("title:", "titel:", r"small.yaml: unknown key 'titel' \(did you mean 'title'\?\); valid: .*seeds"),
         ("class_path: TESLA", "class_path: TELSA", "unknown recipe 'TELSA'"),
         ("max_epochs: 1}", "max_epoch: 1}", "max_epoch"),
         ("name: separate", "name: one network", "same name"),

@@ -99,7 +99,7 @@ def test_a_stop_loses_nothing_and_more_points_may_be_asked_for(folder: Path, mon
         ("training: base", "training: bse", "did you mean 'base'"),
         ("placement: greedy", "placement: greedi", "did you mean 'greedy'"),
         ("placement: greedy", "placment: greedy", "placment"),
-        ("lr: 0.003", "lrr: 0.003", "lrr"),
+        ("lr: 0.003", "lrr: 0.003", r"settings: unknown key 'lrr' \(did you mean 'lr'\?\)"),
     ],
 )
 def test_a_mistake_is_named(old: str, new: str, message: str, folder: Path) -> None:

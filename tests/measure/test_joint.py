@@ -52,6 +52,13 @@ def test_each_budget_with_checks_and_without() -> None:
     assert all(layer.checks for layer in terminating_layers(stopping).values())
 
 
+def test_a_count_that_is_there_is_not_made_again() -> None:
+    stopping = with_checks(model())
+    report = count_termination(stopping, DATA.take(range(5)))
+    (point,) = evaluate_joint(stopping, DATA, counted={1.0: report}).points
+    assert point.macs == report.done != count_termination(stopping, DATA).done
+
+
 def test_a_network_without_a_dial_has_one_row() -> None:
     (point,) = evaluate_joint(with_checks(model()), DATA).points
     assert point.budget == 1.0

@@ -70,6 +70,11 @@ def test_r_tesla_leaves_no_task_out_of_a_round(net: TaperedNet, seed: int) -> No
     assert set(found[-1].objective.weights) == {1.0, 0.7, 0.4, 0.1}
 
 
+def test_r_tesla_ends_tasks_that_take_too_long(net: TaperedNet) -> None:
+    found = stages(RTESLA(task_epochs=3, max_epochs=10), net, epochs=1000)
+    assert [s.max_epochs for s in found] == [3, 3, 3, 1]
+
+
 def test_r_tesla_follows_the_users_distribution(net: TaperedNet) -> None:
     recipe = RTESLA(budgets=(1.0, 0.5, 0.1), probabilities=(0.0, 1.0, 0.0), max_epochs=30)
     assert {b for s in stages(recipe, net) for b in s.objective.weights} == {1.0, 0.5}
@@ -98,6 +103,7 @@ def test_fine_tuning_shares_the_weight_or_takes_it(net: TaperedNet) -> None:
         (lambda: TESLA(alpha=1.0), "alpha"),
         (lambda: TESLA(alpha=float("nan")), "alpha"),
         (lambda: RTESLA(probabilities=(0.5, 0.5)), "4 numbers"),
+        (lambda: RTESLA(task_epochs=0), "task_epochs is at least 1"),
         (lambda: RTESLA(probabilities=(0.5, 0.5, 0.5, 0.5)), "sum to 1"),
         (lambda: Slimmable(budgets=(1.0,)), "at least two"),
         (lambda: Slimmable(largest_weight=0.0), "largest_weight is above 0"),

@@ -42,6 +42,7 @@ def test_images_grow_from_pair_to_pair() -> None:
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"profile_order": "isotnic"}, "did you mean 'isotonic'"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 1.5}, "batch_size is a whole number"),
         ({"lr": 0.0}, "lr is above 0"),
         ({"lr": float("nan")}, "lr is above 0"),
         ({"profile_lr": -1.0}, "profile_lr"),

@@ -35,8 +35,9 @@ def evaluate(
     splits = open_images(net, spec, data)
     name = f"{Path(net).stem} on {splits.name}"
     if terminating_layers(network):
-        show(layer_table(network, count_termination(network, splits.test)))
-        found: Curve | JointTable = evaluate_joint(network, splits.test, budgets, name=name)
+        report = count_termination(network, splits.test)
+        show(layer_table(network, report))
+        found: Curve | JointTable = evaluate_joint(network, splits.test, budgets, name=name, counted={1.0: report})
     else:
         found = measure(network, splits.test, budgets, name=name)
     show(found.table())

@@ -16,7 +16,7 @@ from tapernet.experiment.common import as_json
 from tapernet.files import check_writable, read_json, write_json
 from tapernet.measure.joint import JointTable, evaluate_joint, joint_table
 from tapernet.measure.layers import layer_table
-from tapernet.measure.termination import count_termination
+from tapernet.measure.termination import TerminationReport, count_termination
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.order import EXACT
 from tapernet.nn.terminating import terminating_layers
@@ -93,15 +93,16 @@ def terminate(
         "seed": settings.seed, "penalty_of": penalty_of,
     })  # fmt: skip
     stopping, start = _started(stopping, spec, some, settings_of_start, run_dir)
-    tables = [evaluate_joint(stopping, splits.test, name="placed")]
+    placed, report = _measured("placed", stopping, splits)
+    tables = [placed]
     if recipe is not None:
         if control:
             plain = replace(recipe, mac_penalty=0.0)
-            tables.append(_tuned("control", untouched, train, val, splits, plain, settings, run_dir))
+            tables.append(_tuned("control", untouched, train, val, splits, plain, settings, run_dir)[0])
         penalised = replace(recipe, penalty_weights=start["penalty_weights"])
-        tables.append(_tuned("tuned", stopping, train, val, splits, penalised, settings, run_dir))
+        tuned, report = _tuned("tuned", stopping, train, val, splits, penalised, settings, run_dir)
+        tables.append(tuned)
     save(stopping, path, spec)
-    report = count_termination(stopping, splits.test)
     show(layer_table(stopping, report))
     show(joint_table(tables, f"{Path(net).stem} on {splits.name}"))
     counted = {key: value for key, value in report.as_dict().items() if key != "done_per_image"}
@@ -177,7 +178,13 @@ def _place(
 def _tuned(
     name: str, net: nn.Module, train: ImageData, val: ImageData, splits: Splits, recipe: FineTune, settings: Settings,
     run_dir: str | None,
-) -> JointTable:  # fmt: skip
+) -> tuple[JointTable, TerminationReport]:  # fmt: skip
     """Fine-tunes a network and measures it."""
     fit(net, train, val, recipe, settings, run_dir=None if run_dir is None else Path(run_dir) / name)
-    return evaluate_joint(net, splits.test, name=name)
+    return _measured(name, net, splits)
+
+
+def _measured(name: str, net: nn.Module, splits: Splits) -> tuple[JointTable, TerminationReport]:
+    """At every budget; and the whole network's layers, counted once for both tables."""
+    report = count_termination(net, splits.test)
+    return evaluate_joint(net, splits.test, name=name, counted={1.0: report}), report

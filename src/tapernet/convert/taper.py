@@ -71,7 +71,7 @@ def taper(
     paths = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     for path in keep - paths:
         raise ConfigError(unknown("module in keep", path, paths))
-    _check(model)
+    _check(model, example)
     # Two inputs, so that the batch is told from dimensions of one, and batch-norm has something to average.
     batch = example if len(example) > 1 else torch.cat([example, example])
     uses = find_channels(copy.deepcopy(model).eval(), batch, keep)
@@ -80,6 +80,8 @@ def taper(
         raise TaperError(f"{type(model).__name__}: no layer has channels to cut")
     options = {"profile": _plain(profile), "keep": sorted(keep), "multiple": multiple}
     tapered = _with_prefix_layers(model, uses, groups, list(ranges))
+    for group in groups.values():
+        group.to(example.dtype if example.is_floating_point() else None)  # a profile in float32 would promote half
     net = TaperedNet(tapered, list(groups.values()), example.shape[1:], options)
     net.training = model.training
     for name, budget in (budgets or {}).items():
@@ -91,8 +93,14 @@ def taper(
     return net
 
 
-def _check(model: nn.Module) -> None:
-    """Refuses what a copy with other layers in it would lose or break."""
+def _check(model: nn.Module, example: Tensor) -> None:
+    """Refuses what a copy with other layers in it would lose or break, and an example of another type than the weights.
+
+    Tracing would fail on such an example, too, but at the first layer and as if that were at fault.
+    """
+    for path, parameter in model.named_parameters():
+        if parameter.is_floating_point() and example.is_floating_point() and parameter.dtype != example.dtype:
+            raise TaperError(f"{path}: is {parameter.dtype}, but the example is {example.dtype}; convert one of them")
     owners: dict[int, str] = {}
     for path, module in model.named_modules():
         where = path or type(model).__name__

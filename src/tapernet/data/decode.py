@@ -62,7 +62,8 @@ def _column(name: str, what: str, asked: str | None, features: Mapping[str, Any]
         return asked
     found = next((column for column in usual if column in features), None)
     if found is None:
-        raise DataError(f"{name}: which column is the {what}? Pass {what}=, one of: {columns}")
+        raise DataError(f"{name}: which column is the {what}? None of {columns} is called {' or '.join(usual)}: "
+                        f"rename it, or pass {what}= to load_data")  # fmt: skip
     return found
 
 

@@ -1,6 +1,6 @@
 """Both knobs of one network in one table: the budget, and checks that stop filters early."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tapernet.budget import shown
 from tapernet.data import ImageData
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.curve import measured_budgets, save_points
-from tapernet.measure.termination import count_termination
+from tapernet.measure.termination import TerminationReport, count_termination
 from tapernet.nn.net import at
 from tapernet.nn.terminating import checks_set
 
@@ -67,6 +67,7 @@ def evaluate_joint(
     *,
     name: str = "",
     batch_size: int = 100,
+    counted: Mapping[float | str, TerminationReport] | None = None,
 ) -> JointTable:
     """Measures a terminating network at every budget, with its checks and without them.
 
@@ -76,6 +77,7 @@ def evaluate_joint(
         budgets: where, numbers or names; by default 10%, 20%, ..., 100%, or 1.0 alone for a network without a dial.
         name: of the table; by default the network's class.
         batch_size: images run at once.
+        counted: what `count_termination` found on these images already, by budget; it is not counted again.
 
     Raises:
         ConfigError: a bad budget, or a network without terminating layers.
@@ -89,8 +91,10 @@ def evaluate_joint(
         unchecked = accuracies(net, images, data.labels, where, batch_size)
     points = []
     for budget, accuracy, plain in zip(where, checked, unchecked, strict=True):
-        with at(net, budget):
-            report = count_termination(net, images, batch_size)
+        report = (counted or {}).get(budget)
+        if report is None:
+            with at(net, budget):
+                report = count_termination(net, images, batch_size)
         points.append(JointPoint(budget, accuracy, plain, report.done, report.total, 1 - report.done / whole))
     return JointTable(name or type(net).__name__, tuple(points))
 

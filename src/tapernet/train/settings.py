@@ -59,8 +59,8 @@ class Settings:
                                    ("order of profiles", self.profile_order, PROFILE_ORDERS)):
             if name not in valid:
                 raise ConfigError(unknown(kind, name, valid))
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is at least 1, not {self.batch_size}")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ConfigError(f"batch_size is a whole number from 1, not {self.batch_size!r}")
         for field in ("lr", "profile_lr"):
             if not getattr(self, field) > 0:
                 raise ConfigError(f"{field} is above 0, not {getattr(self, field)!r}")
