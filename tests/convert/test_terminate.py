@@ -152,7 +152,7 @@ def test_mode_is_kept(training: bool) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("gradient", ["exact", "straight-through"])
+@pytest.mark.parametrize("gradient", ["exact", "straight-through", "gated"])
 def test_batch_norm_is_folded(bias: bool, gradient: str) -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3, bias=bias), nn.BatchNorm2d(3), nn.MaxPool2d(2), nn.ReLU())
     for _ in range(3):
@@ -230,7 +230,7 @@ def test_an_unknown_order() -> None:
 # --- saving ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gradient", ["exact", "straight-through"])
+@pytest.mark.parametrize("gradient", ["exact", "straight-through", "gated"])
 def test_a_terminated_network_is_rebuilt_from_tensors_and_options(tmp_path: Path, gradient: str) -> None:
     make = lambda: zoo.create("c10net", input_shape=(2, 8, 8), batch_norm=True)  # noqa: E731
     stopping = terminate(make(), EXAMPLE, bias_first=True, gradient=gradient).eval()
@@ -361,7 +361,7 @@ def test_tracing_leaves_the_mode_alone() -> None:
     assert not isinstance(model[0], TerminatingConv2d)
 
 
-@pytest.mark.parametrize("gradient", ["exact", "straight-through"])
+@pytest.mark.parametrize("gradient", ["exact", "straight-through", "gated"])
 def test_without_early_stops_it_is_the_network_it_was(gradient: str) -> None:
     torch.manual_seed(0)
     model, images = zoo.create("c10net", input_shape=(3, 16, 16)).eval(), torch.randn(2, 3, 16, 16)

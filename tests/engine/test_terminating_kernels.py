@@ -40,7 +40,7 @@ def test_random_layers_and_checks(kernels: str, data: st.DataObject) -> None:
     x = whole((2, channels, draw(st.integers(9, 36), "h"), draw(st.integers(9, 36), "w")))
     net = tn.terminate(
         nn.Sequential(conv, nn.ReLU()), x, bias_first=draw(st.booleans(), "bias first"),
-        gradient=draw(st.sampled_from(["exact", "straight-through"]), "gradient"),
+        gradient=draw(st.sampled_from(["exact", "straight-through", "gated"]), "gradient"),
     ).eval()  # fmt: skip
     (layer,) = terminating_layers(net).values()
     n = layer.terms

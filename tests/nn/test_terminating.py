@@ -109,7 +109,7 @@ def assert_equals_the_loop(layer: TerminatingConv2d, x: Tensor) -> Outcome:
     for index, under in places(layer, x):
         truth = one_by_one(layer, index[1], under)
         emitted = truth.emitted
-        if layer.options.order == "exact" or layer.options.gradient == "straight-through":
+        if layer.options.order == "exact" or layer.options.rectifies:
             emitted = max(emitted, 0.0)
             assert max(plain[index].item(), 0.0) == pytest.approx(emitted, abs=1e-9)
         else:
@@ -198,10 +198,9 @@ def test_no_checks_is_the_plain_convolution() -> None:
     assert torch.equal(layer(x), layer_as_plain(layer)(x))
 
 
-def test_straight_through_emits_the_relu_of_the_same() -> None:
-    layer, x = build(
-        {"in_channels": 2, "out_channels": 3, "kernel_size": 3}, 1, Termination(gradient="straight-through")
-    )
+@pytest.mark.parametrize("gradient", ["straight-through", "gated"])
+def test_layers_that_rectify_emit_the_relu_of_the_same(gradient: str) -> None:
+    layer, x = build({"in_channels": 2, "out_channels": 3, "kernel_size": 3}, 1, Termination(gradient=gradient))
     layer.set_checks([Check(position=4), Check(position=9, threshold=0.1)])
     outcome = assert_equals_the_loop(layer, x)
     assert outcome.stopped.any()
@@ -364,6 +363,28 @@ def test_straight_through_gradient_is_that_of_the_plain_layer_and_its_relu() -> 
     layer, x = checked(gradient="straight-through")
     plain = gradients(layer_as_plain(layer), x, nn.ReLU())
     assert all(torch.equal(a, b) for a, b in zip(gradients(layer, x, nn.Identity()), plain, strict=True))
+
+
+@pytest.mark.parametrize("bias_first", [False, True])
+def test_gated_gradient_is_that_of_the_full_sum_times_a_soft_gate(bias_first: bool) -> None:
+    """Two checks: against autograd through max(u, 0) (1 - s_1) (1 - s_2), written anew; hard gates where u is passed."""
+    layer, x = checked(gradient="gated", bias_first=bias_first)
+    layer.set_checks([Check(position=4, threshold=-0.1), Check(position=9)])
+    found = gradients(layer, x, nn.Identity())
+    full = F.conv2d(x, layer.weight, layer.bias)
+    order = layer.weight.detach().abs().flatten(1).argsort(1, descending=True)
+    passing, hard = torch.ones_like(full), torch.ones_like(full)
+    for position, threshold in ((4, -0.1), (9, 0.0)):
+        early = torch.zeros_like(order, dtype=full.dtype).scatter(1, order[:, :position], 1.0).view_as(layer.weight)
+        u = F.conv2d(x, layer.weight * early, layer.bias if bias_first else None)
+        passing = passing * torch.sigmoid((u - threshold) / (0.1 * u.std()).detach())
+        hard = hard * (u >= threshold)
+    assert 0 < hard.mean() < 1
+    weights = torch.linspace(-1, 2, full.numel(), dtype=full.dtype).view_as(full)
+    loss = (weights * (full.relu() * hard + full.relu().detach() * passing)).sum()
+    expected = torch.autograd.grad(loss, [x, layer.weight, layer.bias])
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("head", [nn.ReLU(), nn.Sequential(nn.MaxPool2d(2), nn.ReLU())], ids=["relu", "pool-relu"])

@@ -64,7 +64,7 @@ def terminate(
         options: the placement's own, such as {shares: [0.05, 0.32]}.
         order: of a filter's products, "magnitude", "expected" or "exact"; the last one needs no checks.
         bias_first: count the bias in partial sums.
-        gradient: of fine-tuning, "exact" or "straight-through".
+        gradient: of fine-tuning, "exact", "straight-through" or "gated".
         images: training images on which checks are placed; all by default.
         epochs: of fine-tuning; 0 for none.
         mac_penalty: factor of the share of MACs done in the loss of fine-tuning.

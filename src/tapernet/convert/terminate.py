@@ -60,7 +60,8 @@ def terminate(
         order: in which order a filter adds its products: "magnitude", "expected" (then call `measure_inputs`), or
             "exact".
         bias_first: whether partial sums include the bias.
-        gradient: "exact" or "straight-through", which takes the ReLU into the layer and leaves an Identity there.
+        gradient: "exact", "straight-through" or "gated"; the latter two take the ReLU into the layer and leave an
+            Identity in its place.
         non_negative_input: promises that the model's input is never negative, for the first layer in the exact order.
 
     Returns:
@@ -117,7 +118,7 @@ def _plain(layer: TerminatingConv2d) -> nn.Module:
     conv.to(layer.weight)
     conv.load_state_dict({name: value for name, value in layer.state_dict().items() if name in ("weight", "bias")})
     conv.train(layer.training)
-    return nn.Sequential(conv, nn.ReLU()) if layer.options.gradient == "straight-through" else conv
+    return nn.Sequential(conv, nn.ReLU()) if layer.options.rectifies else conv
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -182,10 +183,11 @@ class _Survey:
         norm = self._norm(path, conv)
         relu = self._own_relu(calls)
         reasons = [self._reason(conv, node, next(iter(node.users)) if norm else node) for node in calls]
-        if self.options.gradient == "straight-through" and relu is None:
-            reasons.append("its ReLU is not a module that serves it alone, which a straight-through gradient needs")
+        if self.options.rectifies and relu is None:
+            reasons.append(f"its ReLU is not a module that serves it alone, which a {self.options.gradient} gradient "
+                           f"needs")  # fmt: skip
         reason = next((r for r in reasons if r), None)
-        return reason or _Plan(path, norm, relu if self.options.gradient == "straight-through" else None)
+        return reason or _Plan(path, norm, relu if self.options.rectifies else None)
 
     def _reason(self, conv: nn.Conv2d, call: fx.Node, value: fx.Node) -> str | None:
         """Why a call of a convolution, whose result is `value`, cannot stop early."""

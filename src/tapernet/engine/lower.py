@@ -163,11 +163,11 @@ class _Lowering:
 
     def stopping(self, node: fx.Node, conv: TerminatingConv2d) -> tuple[bool, bool]:
         """Whether a terminating convolution's checks are the kernels' business, and whether it ends in a ReLU."""
-        straight = conv.options.gradient == "straight-through"
+        rectifies = conv.options.rectifies
         if conv.options.order == EXACT or not conv.checks:
-            return False, straight
+            return False, rectifies
         user = next(iter(node.users), node)
-        if not (conv.rectified or straight or (len(node.users) == 1 and self.clamp_of(user))):
+        if not (conv.rectified or rectifies or (len(node.users) == 1 and self.clamp_of(user))):
             raise _Unsupported("what it emits may matter below zero")
         if conv.__dict__["groups"] != 1:
             raise _Unsupported("checks in a grouped convolution")

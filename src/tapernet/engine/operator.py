@@ -33,8 +33,8 @@ def with_operators(net: nn.Module) -> nn.Module:
         net: from `tapernet.terminate`, without a dial (`tapernet.extract` makes one of a budget). Not changed.
 
     Raises:
-        TerminationError: no layer has checks, or one has groups, a threshold above zero or a straight-through gradient,
-            which the operator lacks.
+        TerminationError: no layer has checks, or one has groups, a threshold above zero or another gradient than
+            "exact", which the operator lacks.
     """
     layers = {path: layer for path, layer in terminating_layers(net).items() if layer.checks}
     if not layers:
@@ -86,7 +86,7 @@ def _obstacle(layer: TerminatingConv2d) -> str | None:
         return "groups"
     if max(max(check.thresholds(layer.out_channels)) for check in layer.checks) > 0:
         return "thresholds above zero"
-    return "straight-through gradient" if layer.options.gradient != "exact" else None
+    return f"{layer.options.gradient} gradient" if layer.options.rectifies else None
 
 
 @torch.library.custom_op("tapernet::terminating_conv2d", mutates_args=())

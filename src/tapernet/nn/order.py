@@ -12,7 +12,7 @@ from tapernet.registry import Registry, unknown
 ORDERS: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry("order")
 """In which order a filter adds its products: from weights and E|x|, (filters, K, H, W), to scores, highest first."""
 
-GRADIENTS = ("exact", "straight-through")
+GRADIENTS = ("exact", "straight-through", "gated")
 EXACT = "exact"
 
 
@@ -44,10 +44,11 @@ class Termination:
         bias_first: whether partial sums start from the bias (always so in the exact order) or, as in the ET paper's
             Eq. 2, leave it to the end.
         gradient: "exact" goes through what was emitted; "straight-through" through the full sum and its ReLU, as if
-            nothing had stopped. With "straight-through" the layer applies the ReLU itself.
+            nothing had stopped; "gated" as "exact", and lets the loss move checks, too: a filter whose stop costs
+            accuracy learns to pass (see `rectifies`).
 
     Raises:
-        ConfigError: an unknown order or gradient; a straight-through gradient with the exact order.
+        ConfigError: an unknown order or gradient; another gradient than "exact" with the exact order.
     """
 
     order: str = "magnitude"
@@ -60,5 +61,10 @@ class Termination:
             raise ConfigError(unknown("gradient", self.gradient, GRADIENTS))
         if self.order == EXACT and self.gradient != "exact":
             raise ConfigError(
-                "the exact order emits what a plain convolution does: it has no straight-through gradient"
+                f"the exact order emits what a plain convolution does: it has no {self.gradient} gradient"
             )
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether the layer applies the ReLU after it itself, as gradients that depend on that ReLU need."""
+        return self.gradient != "exact"

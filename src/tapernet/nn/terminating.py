@@ -26,6 +26,8 @@ from tapernet.registry import unknown
 
 DENSE, TERMINATING = "dense", "terminating"
 """What an engine may run a layer with checks as: computing everything, or stopping early."""
+GATE_TEMPERATURE = 0.1
+"""Of the gated gradient where no penalty gives one."""
 UNIT_BYTES = 64 << 20
 """What the exact mode's counting holds at once, about."""
 
@@ -201,8 +203,9 @@ class TerminatingConv2d(nn.Conv2d):
         estimate = self.training and torch.is_grad_enabled() and self.temperature is not None
         stages = self._stages(weight, bias)
         start = bias if self.options.bias_first else None
+        gated = self.options.gradient == "gated"
         learning = self._partial_sums_learn()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (estimate or learning)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (estimate or learning or gated)):
             partial = [super(TerminatingConv2d, self)._conv_forward(input, weight * s.mask, start) for s in stages]
         emitted, stops = full, None
         # Exact for finite sums, as the weight is 0 or 1; torch.where would take six times as long on a CPU.
@@ -216,9 +219,11 @@ class TerminatingConv2d(nn.Conv2d):
             self.observer(_outcome(full, stops, stages, _terms(weight, bias)))
         if estimate:
             self._estimate = _estimate(full, partial, stages, _terms(weight, bias), self.temperature or 1.0)
+        if gated and torch.is_grad_enabled():
+            return _gated(emitted, full, partial, stages, self.temperature or GATE_TEMPERATURE)
         if self.options.gradient == "straight-through":
             return _straight_through(F.relu(emitted), F.relu(full))
-        return emitted
+        return F.relu(emitted) if self.options.rectifies else emitted
 
     def _full_sums(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         full: Tensor = self.memo[0] if self.memo else super()._conv_forward(input, weight, bias)
@@ -271,7 +276,7 @@ class TerminatingConv2d(nn.Conv2d):
     def _partial_sums_learn(self) -> bool:
         """Whether the loss can depend on an emitted partial sum."""
         below_zero = all(max(check.thresholds(self.out_channels)) <= 0 for check in self._checks)
-        return self.options.gradient == "exact" and not (self.rectified and below_zero)
+        return self.options.gradient != "straight-through" and not (self.rectified and below_zero)
 
     def _stop_exactly(self, x: Tensor, weight: Tensor, bias: Tensor | None, full: Tensor) -> Tensor:
         """Emits the full sum: where a filter would stop both are negative, and ReLU makes them the same zero."""
@@ -418,18 +423,23 @@ def _outcome(full: Tensor, stops: Tensor | None, stages: Sequence[_Stage], terms
 def _estimate(
     full: Tensor, partial: Sequence[Tensor], stages: Sequence[_Stage], terms: int, temperature: float
 ) -> tuple[int, Tensor]:
-    """MACs if nothing stops, and the expected share done if a filter stopped with probability sigmoid((T - u_t) / s).
-
-    s is the temperature times the partial sums' standard deviation, so that one temperature suits all layers.
-    """
+    """MACs if nothing stops, and the expected share done if filters stopped at random, see `_soft_stop`."""
     if not stages:
         return full.numel() * terms, full.new_ones(())
     running, saved = torch.ones_like(full), torch.zeros_like(full)
     for stage, u in zip(stages, partial, strict=True):
-        width = temperature * u.detach().std().clamp(min=torch.finfo(u.dtype).tiny)
-        stop = running * torch.sigmoid((stage.threshold - u) / width)
+        stop = running * _soft_stop(u, stage.threshold, temperature)
         saved, running = saved + stop * stage.saving, running - stop
     return full.numel() * terms, 1 - saved.mean() / terms
+
+
+def _soft_stop(u: Tensor, threshold: Tensor, temperature: float) -> Tensor:
+    """sigmoid((T - u_t) / s), the probability that a filter stops.
+
+    s is the temperature times the partial sums' standard deviation, so that one temperature suits all layers.
+    """
+    width = temperature * u.detach().std().clamp(min=torch.finfo(u.dtype).tiny)
+    return torch.sigmoid((threshold - u) / width)
 
 
 def _until_negative(products_of: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -466,6 +476,23 @@ class _Emit(torch.autograd.Function):
 def _emit(full: Tensor, u: Tensor, weight: Tensor) -> Tensor:
     out: Tensor = _Emit.apply(full, u, weight)  # type: ignore[no-untyped-call]
     return out
+
+
+def _gated(
+    emitted: Tensor, full: Tensor, partial: Sequence[Tensor], stages: Sequence[_Stage], temperature: float
+) -> Tensor:
+    """ReLU of what was emitted, with the gradient of ReLU(u) x gate, the gate being the probability of passing.
+
+    Forward the gate is 0 or 1, backward it is that of `_soft_stop`, which has a gradient (as in Zhang et al. 2020,
+    "Precision Gating"). Without it a filter that stops gets no gradient from the loss, so that whatever makes it stop,
+    such as a penalty on MACs, is never answered.
+    """
+    passing = torch.ones_like(full)
+    for stage, u in zip(stages, partial, strict=True):
+        passing = passing * (1 - _soft_stop(u, stage.threshold, temperature))
+    positive = F.relu(full)
+    # Adds zero, and the gradient of the gate.
+    return F.relu(emitted) + positive.detach() * (passing - passing.detach())
 
 
 class _StraightThrough(torch.autograd.Function):
