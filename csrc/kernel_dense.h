@@ -35,13 +35,14 @@ inline __attribute__((always_inline)) void step(Vec (&sum)[P][F * kVectors], con
 }
 
 template <int P, int F>
-void dense_tile(const tapernet::DenseCall& c, const float* const* inputs, float* const* outputs, int block, int chunk) {
+void dense_tile(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int chunk) {
   const float* in[P];
+  float* const* const outputs = c.outputs + pixel;
   Vec sum[P][F * kVectors];
   const ptrdiff_t filter = static_cast<ptrdiff_t>(block) * tapernet::kLanes;
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
-    in[p] = inputs[p];
+    in[p] = c.inputs[pixel + p];
 #pragma GCC unroll 8
     for (int v = 0; v < F * kVectors; ++v) {
       const float* so_far = outputs[p] + (block + v / kVectors) * c.output_stride + (v % kVectors) * kWidth;
@@ -49,8 +50,8 @@ void dense_tile(const tapernet::DenseCall& c, const float* const* inputs, float*
     }
   }
   const float* const weights = c.weights + block * c.weight_stride;
-  const tapernet::Segment* const end = c.segments + c.chunks[chunk + 1];
-  for (const tapernet::Segment* s = c.segments + c.chunks[chunk]; s < end; ++s) {
+  const tapernet::Segment* const end = group.segments + group.chunks[chunk + 1];
+  for (const tapernet::Segment* s = group.segments + group.chunks[chunk]; s < end; ++s) {
     const float* w = weights + s->weight;
     const ptrdiff_t from = s->input;
     for (int k = 0; k < s->length; ++k) step<P, F>(sum, in, from + k, w + k * tapernet::kLanes, c.weight_stride);
@@ -70,33 +71,43 @@ void dense_tile(const tapernet::DenseCall& c, const float* const* inputs, float*
 
 // P pixels for all blocks of filters from `block` to `end`.
 template <int P>
-void dense_pixels(const tapernet::DenseCall& c, int pixel, int block, int end, int chunk) {
+void dense_pixels(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int end,
+                  int chunk) {
   constexpr int F = blocks_with(P);
-  for (; block + F <= end; block += F) dense_tile<P, F>(c, c.inputs + pixel, c.outputs + pixel, block, chunk);
-  for (; block < end; ++block) dense_tile<P, 1>(c, c.inputs + pixel, c.outputs + pixel, block, chunk);
+  for (; block + F <= end; block += F) dense_tile<P, F>(c, group, pixel, block, chunk);
+  for (; block < end; ++block) dense_tile<P, 1>(c, group, pixel, block, chunk);
 }
 
-void dense_rest(const tapernet::DenseCall& c, int pixel, int block, int end, int chunk) {
-  switch (c.pixels - pixel) {
-    case 1: return dense_pixels<1>(c, pixel, block, end, chunk);
-    case 2: return dense_pixels<2>(c, pixel, block, end, chunk);
-    case 3: return dense_pixels<3>(c, pixel, block, end, chunk);
-    case 4: return dense_pixels<4>(c, pixel, block, end, chunk);
-    case 5: return dense_pixels<5>(c, pixel, block, end, chunk);
+// Fewer pixels than the kernel likes to take at a time.
+void dense_rest(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int end,
+                int chunk) {
+  switch (group.end - pixel) {
+    case 1: return dense_pixels<1>(c, group, pixel, block, end, chunk);
+    case 2: return dense_pixels<2>(c, group, pixel, block, end, chunk);
+    case 3: return dense_pixels<3>(c, group, pixel, block, end, chunk);
+    case 4: return dense_pixels<4>(c, group, pixel, block, end, chunk);
+    case 5: return dense_pixels<5>(c, group, pixel, block, end, chunk);
     default: return;
   }
 }
 
 void dense(const tapernet::DenseCall& c) {
   constexpr int P = kMostPixels;
+  int most = 0;
+  for (int g = 0; g < c.group_count; ++g) {
+    const int pixels = c.groups[g].end - c.groups[g].begin;
+    most = pixels > most ? pixels : most;
+  }
   // Few pixels read every weight only once; then it is better to go through many filters at a time.
-  const int together = c.pixels < P ? c.end - c.begin : blocks_with(P);
+  const int together = most < P ? c.end - c.begin : blocks_with(P);
   for (int chunk = 0; chunk < c.chunk_count; ++chunk) {
     for (int block = c.begin; block < c.end; block += together) {
       const int end = block + together < c.end ? block + together : c.end;
-      int pixel = 0;
-      for (; pixel + P <= c.pixels; pixel += P) dense_pixels<P>(c, pixel, block, end, chunk);
-      dense_rest(c, pixel, block, end, chunk);
+      for (const tapernet::PixelGroup* g = c.groups; g < c.groups + c.group_count; ++g) {
+        int pixel = g->begin;
+        for (; pixel + P <= g->end; pixel += P) dense_pixels<P>(c, *g, pixel, block, end, chunk);
+        dense_rest(c, *g, pixel, block, end, chunk);
+      }
     }
   }
 }

@@ -23,14 +23,20 @@ struct Segment {
   int32_t length;
 };
 
+// Pixels of a call, [begin, end), whose sums have the same products.
+struct PixelGroup {
+  int begin, end;
+  const Segment* segments;  // weights of segment s: [length][16 filters] from `weight`
+  const int* chunks;        // bounds of segments, one more than the call has chunks
+};
+
 // Several output pixels of a convolution for several blocks of filters.
 struct DenseCall {
   const float* const* inputs;  // of each pixel, where its patch starts
   float* const* outputs;       // of each pixel, where it lies in the first block of the output
-  int pixels;
-  const Segment* segments;     // weights of segment s: [length][16 filters] from `weight`
-  const int* chunks;           // segments are done in chunks whose weights fit the first cache: chunk_count + 1 bounds
-  int chunk_count;
+  const PixelGroup* groups;
+  int group_count;
+  int chunk_count;             // products are done in chunks whose weights fit the first cache
   const float* weights;        // of the first block of filters, computed or not
   ptrdiff_t weight_stride;     // floats from one block of filters to the next
   int begin, end;              // blocks of filters to compute

@@ -42,7 +42,8 @@ class TerminatingStep : public Step {
       : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), filters_(filters), stride_(stride),
         checks_(checks), columns_(out_.layout.width >= 32 ? 32 : out_.layout.width >= 16 ? 16 : 8),
         planar_(window, in_.layout, out_.layout, kTilePixels / columns_, columns_) {
-    segments_ = segments(window, in_, 0, in_.layout.blocks, 1, true);
+    const Area all = whole_area(window, {out_.layout.height, out_.layout.width});
+    segments_ = segments(window, all, in_, 0, in_.layout.blocks, 1, true);
     const int length = segments_.empty() ? 0 : segments_[0].length;
     const auto alike = [&](const Segment& s) { return s.length == length; };
     blocks_ = std::all_of(segments_.begin(), segments_.end(), alike) ? length / kLanes : 0;

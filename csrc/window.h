@@ -30,10 +30,48 @@ struct Sliding {
   }
 };
 
-// The products of a filter over the kept channels of the blocks in [first, last), in the order of the weights, which
-// are packed [block][kernel_h][kernel_w][lanes], times `filters`. With `whole`, taps that are neighbours in both are
-// one segment, and every lane of a block counts (the lanes that a budget drops hold zeros).
-inline std::vector<Segment> segments(const Sliding& s, const View& in, int first, int last, int filters, bool whole) {
+// Neighbouring rows (or columns) of the output that read the same rows (columns) of the kernel, [first, last): the
+// others lie on the border for all of them.
+struct Band {
+  int begin, end;
+  int first, last;
+  int outputs() const { return end - begin; }
+  int taps() const { return last - first; }
+};
+
+inline std::vector<Band> bands(int in, int out, int kernel, int stride, int dilation, int before) {
+  std::vector<Band> result;
+  for (int y = 0; y < out; ++y) {
+    const int at = y * stride - before;  // of the kernel's first row
+    int first = 0, last = kernel;
+    while (first < last && at + first * dilation < 0) ++first;
+    while (last > first && at + (last - 1) * dilation >= in) --last;
+    if (!result.empty() && result.back().first == first && result.back().last == last) {
+      result.back().end = y + 1;
+    } else {
+      result.push_back({y, y + 1, first, last});
+    }
+  }
+  return result;
+}
+
+// A part of the output whose pixels read the same taps of the kernel.
+struct Area {
+  Band rows, columns;
+  int pixels() const { return rows.outputs() * columns.outputs(); }
+  int taps() const { return rows.taps() * columns.taps(); }
+};
+
+// The whole output, reading every tap.
+inline Area whole_area(const Sliding& s, Size out) {
+  return {{0, out.height, 0, s.kernel_h}, {0, out.width, 0, s.kernel_w}};
+}
+
+// The products of a filter over the kept channels of the blocks in [first, last) for an area's taps, in the order of
+// the weights, which are packed [block][kernel_h][kernel_w][lanes], times `filters`. With `whole`, taps that are
+// neighbours in both are one segment, and every lane of a block counts (the lanes that a budget drops hold zeros).
+inline std::vector<Segment> segments(const Sliding& s, const Area& area, const View& in, int first, int last,
+                                     int filters, bool whole) {
   const int lanes = in.layout.lanes;
   std::vector<Segment> result;
   for (const Kept& run : in.kept) {
@@ -41,8 +79,8 @@ inline std::vector<Segment> segments(const Sliding& s, const View& in, int first
       const int block = run.first_block + b;
       if (block < first || block >= last) continue;
       const int length = whole ? lanes : std::min(lanes, run.channels - b * lanes);
-      for (int h = 0; h < s.kernel_h; ++h) {
-        for (int w = 0; w < s.kernel_w; ++w) {
+      for (int h = area.rows.first; h < area.rows.last; ++h) {
+        for (int w = area.columns.first; w < area.columns.last; ++w) {
           const int tap = ((block - first) * s.kernel_h + h) * s.kernel_w + w;
           const ptrdiff_t at = block * in.layout.block() + s.tap(in.layout, h, w);
           const Segment next{static_cast<int32_t>(at), tap * lanes * filters, length};

@@ -37,8 +37,8 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 // Each check makes one random call of `k` and of the reference, and tells whether they leave the same numbers.
 
 bool check_dense(const Kernels& k, Random& r) {
-  const int pixels = r.between(1, 20), blocks = r.between(1, 6), begin = r.between(0, blocks - 1);
-  const int segments = r.between(1, 9), longest = r.between(1, 16), area = 400;
+  const int pixels = r.between(1, 20), middle = r.between(0, pixels), blocks = r.between(1, 6);
+  const int begin = r.between(0, blocks - 1), segments = r.between(1, 9), longest = r.between(1, 16), area = 400;
   std::vector<Segment> list;
   int products = 0;
   for (int i = 0; i < segments; ++i) {
@@ -50,6 +50,9 @@ bool check_dense(const Kernels& k, Random& r) {
     if (r.between(0, 2) == 0) chunks.push_back(i);
   }
   chunks.push_back(segments);
+  // Pixels from the middle on leave out the first and the last segment.
+  std::vector<int> fewer;
+  for (int bound : chunks) fewer.push_back(std::max(0, std::min(bound, segments - 1) - 1));
   const std::vector<float> in = r.floats(area + pixels * 5), weights = r.floats(blocks * products * kLanes);
   const std::vector<float> scale = r.floats(blocks * kLanes), shift = r.floats(blocks * kLanes);
   const auto run = [&](const Kernels& kernels) {
@@ -60,9 +63,10 @@ bool check_dense(const Kernels& k, Random& r) {
       inputs.push_back(in.data() + p * 5);
       outputs.push_back(out.data() + p * kLanes);
     }
-    kernels.dense({inputs.data(), outputs.data(), pixels, list.data(), chunks.data(),
-                   static_cast<int>(chunks.size()) - 1, weights.data(), products * kLanes, begin, blocks,
-                   pixels * kLanes, scale.data(), shift.data(), -40.0f, 90.0f});
+    const PixelGroup groups[] = {{0, middle, list.data(), chunks.data()},
+                                 {middle, pixels, list.data() + 1, fewer.data()}};
+    kernels.dense({inputs.data(), outputs.data(), groups, 2, static_cast<int>(chunks.size()) - 1, weights.data(),
+                   products * kLanes, begin, blocks, pixels * kLanes, scale.data(), shift.data(), -40.0f, 90.0f});
     return out;
   };
   return same(run(k), run(reference::kernels));

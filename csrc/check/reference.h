@@ -10,14 +10,16 @@ namespace tapernet::reference {
 inline float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
 inline void dense(const DenseCall& c) {
-  for (int p = 0; p < c.pixels; ++p) {
-    for (int f = c.begin * kLanes; f < c.end * kLanes; ++f) {
-      float sum = 0;
-      for (int s = c.chunks[0]; s < c.chunks[c.chunk_count]; ++s) {
-        const float* w = c.weights + f / kLanes * c.weight_stride + c.segments[s].weight + f % kLanes;
-        for (int k = 0; k < c.segments[s].length; ++k) sum += c.inputs[p][c.segments[s].input + k] * w[k * kLanes];
+  for (const PixelGroup* g = c.groups; g < c.groups + c.group_count; ++g) {
+    for (int p = g->begin; p < g->end; ++p) {
+      for (int f = c.begin * kLanes; f < c.end * kLanes; ++f) {
+        float sum = 0;
+        for (const Segment* s = g->segments + g->chunks[0]; s < g->segments + g->chunks[c.chunk_count]; ++s) {
+          const float* w = c.weights + f / kLanes * c.weight_stride + s->weight + f % kLanes;
+          for (int k = 0; k < s->length; ++k) sum += c.inputs[p][s->input + k] * w[k * kLanes];
+        }
+        c.outputs[p][f / kLanes * c.output_stride + f % kLanes] = clamp(sum * c.scale[f] + c.shift[f], c.low, c.high);
       }
-      c.outputs[p][f / kLanes * c.output_stride + f % kLanes] = clamp(sum * c.scale[f] + c.shift[f], c.low, c.high);
     }
   }
 }

@@ -40,6 +40,23 @@ def test_convolutions(kernels: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_convolutions_of_small_images_with_wide_borders(kernels: str, data: st.DataObject) -> None:
+    """Most pixels are near the border here, and many images are run at once: the case for dividing the output."""
+    draw = data.draw
+    kernel, dilation = draw(st.sampled_from([3, 5]), "kernel"), draw(st.integers(1, 2), "dilation")
+    padding = draw(st.integers((kernel - 1) * dilation // 2, (kernel - 1) * dilation), "padding")
+    channels, filters = (draw(st.integers(16, 48), n) for n in ("channels", "filters"))
+    torch.manual_seed(draw(st.integers(0, 99), "seed"))
+    stride = draw(st.integers(1, 2), "stride")
+    layer = nn.Conv2d(channels, filters, kernel, stride, padding, dilation)
+    size = (draw(st.integers(1, 8), "h"), draw(st.integers(1, 8), "w"))
+    x = torch.randn(draw(st.integers(1, 20), "batch"), channels, *size)
+    close(tn.compile(nn.Sequential(layer), x, kernels=kernels)(x), by_torch(layer, x))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_poolings(kernels: str, data: st.DataObject) -> None:
