@@ -367,7 +367,7 @@ def test_straight_through_gradient_is_that_of_the_plain_layer_and_its_relu() -> 
 
 @pytest.mark.parametrize("bias_first", [False, True])
 def test_gated_gradient_is_that_of_the_full_sum_times_a_soft_gate(bias_first: bool) -> None:
-    """Two checks: against autograd through max(u, 0) (1 - s_1) (1 - s_2), written anew; hard gates where u is passed."""
+    """Two checks, against autograd through max(u, 0) (1 - s_1) (1 - s_2), written anew; what u gets is gated hard."""
     layer, x = checked(gradient="gated", bias_first=bias_first)
     layer.set_checks([Check(position=4, threshold=-0.1), Check(position=9)])
     found = gradients(layer, x, nn.Identity())
