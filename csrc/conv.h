@@ -163,15 +163,11 @@ class ConvStep : public Step {
         finish_(epilogue, value, c) {
     pixels_ = filters.bytes() > kLargeWeights ? PixelPointers::kMost : kPixels;
     choose_divisions();
-    each_block(out_.kept, [&](int block) {
-      if (!parts_.empty() && !grouped && parts_.back().end == block) {
-        ++parts_.back().end;
-        return;
+    for (const Kept& run : out_.kept) {
+      for (int b = 0; b < run.blocks(); ++b) {
+        add(run.first_block + b, std::min(kLanes, run.channels - b * kLanes), grouped);
       }
-      Part part{block, block + 1, {}};
-      for (const Division& division : divisions_) part.products.push_back(products(division, filters.first(block)));
-      parts_.push_back(std::move(part));
-    });
+    }
     for (const Part& part : parts_) {
       const double filters = static_cast<double>(part.end - part.begin) * kLanes;
       for (const Segment& s : part.products[0][0].segments) products_ += s.length * filters;
@@ -222,8 +218,21 @@ class ConvStep : public Step {
   // Blocks of filters that read the same inputs.
   struct Part {
     int begin, end;
+    int last_filters;  // that the budget keeps of the last block
     std::vector<std::vector<Products>> products;  // of each division, each area
   };
+
+  // A block of filters to a part, which may be one of its own.
+  void add(int block, int filters, bool grouped) {
+    if (!parts_.empty() && !grouped && parts_.back().end == block) {
+      ++parts_.back().end;
+      parts_.back().last_filters = filters;
+      return;
+    }
+    Part part{block, block + 1, filters, {}};
+    for (const Division& division : divisions_) part.products.push_back(products(division, filters_.first(block)));
+    parts_.push_back(std::move(part));
+  }
 
   // The whole output as one area first, then divisions that pay with one image or with many.
   void choose_divisions() {
@@ -272,6 +281,7 @@ class ConvStep : public Step {
     for (const Part& part : parts_) {
       const int blocks = part.end - part.begin;
       const int begin = part.begin + blocks * share / shares, end = part.begin + blocks * (share + 1) / shares;
+      if (begin == end) continue;
       const std::vector<Products>& products = part.products[number];
       PixelGroup groups[Division::kMostAreas];
       int count_groups = 0;
@@ -281,8 +291,8 @@ class ConvStep : public Step {
                                   products[a].chunks.data()};
       }
       dense_({pixels.inputs, pixels.outputs, groups, count_groups, static_cast<int>(products[0].chunks.size()) - 1,
-              filters_.data(), filters_.stride(), begin, end, out_.layout.block(), finish_.scale.data(),
-              finish_.shift.data(), finish_.low, finish_.high});
+              filters_.data(), filters_.stride(), begin, end, end == part.end ? part.last_filters : kLanes,
+              out_.layout.block(), finish_.scale.data(), finish_.shift.data(), finish_.low, finish_.high});
     }
   }
 

@@ -17,34 +17,37 @@ constexpr int blocks_with(int pixels) {
   return fit < 1 ? 1 : fit > kMostBlocks ? kMostBlocks : fit;
 }
 
-// Adds the products of one input channel (or tap) to the sums of P pixels and F blocks.
-template <int P, int F>
-inline __attribute__((always_inline)) void step(Vec (&sum)[P][F * kVectors], const float* const (&in)[P], ptrdiff_t at,
+// Adds the products of one input channel (or tap) to the sums of P pixels and V vectors of filters.
+template <int P, int V>
+inline __attribute__((always_inline)) void step(Vec (&sum)[P][V], const float* const (&in)[P], ptrdiff_t at,
                                                 const float* weights, ptrdiff_t weight_stride) {
-  Vec w[F * kVectors];
+  Vec w[V];
 #pragma GCC unroll 8
-  for (int v = 0; v < F * kVectors; ++v) {
+  for (int v = 0; v < V; ++v) {
     w[v] = Wide::load(weights + (v / kVectors) * weight_stride + (v % kVectors) * kWidth);
   }
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
     const Vec x = Wide::all(in[p][at]);
 #pragma GCC unroll 8
-    for (int v = 0; v < F * kVectors; ++v) sum[p][v] += x * w[v];
+    for (int v = 0; v < V; ++v) sum[p][v] += x * w[v];
   }
 }
 
-template <int P, int F>
+// P pixels and V vectors of filters, from the start of a block. Where they end within a block, the filters after them
+// are such that a budget drops, and are given zeros.
+template <int P, int V>
 void dense_tile(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int chunk) {
+  constexpr int kWhole = (V + kVectors - 1) / kVectors * kVectors;
   const float* in[P];
   float* const* const outputs = c.outputs + pixel;
-  Vec sum[P][F * kVectors];
+  Vec sum[P][V];
   const ptrdiff_t filter = static_cast<ptrdiff_t>(block) * tapernet::kLanes;
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
     in[p] = c.inputs[pixel + p];
 #pragma GCC unroll 8
-    for (int v = 0; v < F * kVectors; ++v) {
+    for (int v = 0; v < V; ++v) {
       const float* so_far = outputs[p] + (block + v / kVectors) * c.output_stride + (v % kVectors) * kWidth;
       sum[p][v] = chunk == 0 ? Vec{} : Wide::load(so_far);
     }
@@ -54,17 +57,23 @@ void dense_tile(const tapernet::DenseCall& c, const tapernet::PixelGroup& group,
   for (const tapernet::Segment* s = group.segments + group.chunks[chunk]; s < end; ++s) {
     const float* w = weights + s->weight;
     const ptrdiff_t from = s->input;
-    for (int k = 0; k < s->length; ++k) step<P, F>(sum, in, from + k, w + k * tapernet::kLanes, c.weight_stride);
+    for (int k = 0; k < s->length; ++k) step<P, V>(sum, in, from + k, w + k * tapernet::kLanes, c.weight_stride);
   }
   const bool last = chunk + 1 == c.chunk_count;
   const Vec low = Wide::all(c.low), high = Wide::all(c.high);
 #pragma GCC unroll 8
-  for (int v = 0; v < F * kVectors; ++v) {
+  for (int v = 0; v < V; ++v) {
     const Vec scale = Wide::load(c.scale + filter + v * kWidth), shift = Wide::load(c.shift + filter + v * kWidth);
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       float* out = outputs[p] + (block + v / kVectors) * c.output_stride + (v % kVectors) * kWidth;
       Wide::store(out, last ? clamp(sum[p][v] * scale + shift, low, high) : sum[p][v]);
+    }
+  }
+  for (int v = V; last && v < kWhole; ++v) {
+    for (int p = 0; p < P; ++p) {
+      Wide::store(outputs[p] + (block + v / kVectors) * c.output_stride + (v % kVectors) * kWidth,
+                  clamp(Vec{}, low, high));
     }
   }
 }
@@ -74,20 +83,46 @@ template <int P>
 void dense_pixels(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int end,
                   int chunk) {
   constexpr int F = blocks_with(P);
-  for (; block + F <= end; block += F) dense_tile<P, F>(c, group, pixel, block, chunk);
-  for (; block < end; ++block) dense_tile<P, 1>(c, group, pixel, block, chunk);
+  for (; block + F <= end; block += F) dense_tile<P, F * kVectors>(c, group, pixel, block, chunk);
+  for (; block < end; ++block) dense_tile<P, kVectors>(c, group, pixel, block, chunk);
 }
 
-// Fewer pixels than the kernel likes to take at a time.
+// Fewer pixels than the kernel likes to take at a time: P or less.
+template <int P>
 void dense_rest(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int end,
                 int chunk) {
-  switch (group.end - pixel) {
-    case 1: return dense_pixels<1>(c, group, pixel, block, end, chunk);
-    case 2: return dense_pixels<2>(c, group, pixel, block, end, chunk);
-    case 3: return dense_pixels<3>(c, group, pixel, block, end, chunk);
-    case 4: return dense_pixels<4>(c, group, pixel, block, end, chunk);
-    case 5: return dense_pixels<5>(c, group, pixel, block, end, chunk);
-    default: return;
+  if constexpr (P > 0) {
+    if (group.end - pixel == P) return dense_pixels<P>(c, group, pixel, block, end, chunk);
+    dense_rest<P - 1>(c, group, pixel, block, end, chunk);
+  }
+}
+
+// All pixels for the first V vectors of one block.
+template <int V>
+struct Narrow {
+  static constexpr int kPixels = kAccumulators / V < 8 ? kAccumulators / V : 8;
+
+  template <int P>
+  static void rest(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int chunk) {
+    if constexpr (P > 0) {
+      if (group.end - pixel == P) return dense_tile<P, V>(c, group, pixel, block, chunk);
+      rest<P - 1>(c, group, pixel, block, chunk);
+    }
+  }
+
+  static void run(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int block, int chunk) {
+    int pixel = group.begin;
+    for (; pixel + kPixels <= group.end; pixel += kPixels) dense_tile<kPixels, V>(c, group, pixel, block, chunk);
+    rest<kPixels - 1>(c, group, pixel, block, chunk);
+  }
+};
+
+// The last block where a budget keeps so few of its filters that some vectors would hold none.
+template <int V>
+void dense_narrow(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int vectors, int chunk) {
+  if constexpr (V > 0) {
+    if (vectors == V) return Narrow<V>::run(c, group, c.end - 1, chunk);
+    dense_narrow<V - 1>(c, group, vectors, chunk);
   }
 }
 
@@ -98,16 +133,23 @@ void dense(const tapernet::DenseCall& c) {
     const int pixels = c.groups[g].end - c.groups[g].begin;
     most = pixels > most ? pixels : most;
   }
+  const int vectors = (c.last_filters + kWidth - 1) / kWidth;  // of the last block
+  const int whole = vectors < kVectors ? c.end - 1 : c.end;
+  const tapernet::PixelGroup* const groups_end = c.groups + c.group_count;
   // Few pixels read every weight only once; then it is better to go through many filters at a time.
   const int together = most < P ? c.end - c.begin : blocks_with(P);
   for (int chunk = 0; chunk < c.chunk_count; ++chunk) {
-    for (int block = c.begin; block < c.end; block += together) {
-      const int end = block + together < c.end ? block + together : c.end;
-      for (const tapernet::PixelGroup* g = c.groups; g < c.groups + c.group_count; ++g) {
+    for (int block = c.begin; block < whole; block += together) {
+      const int end = block + together < whole ? block + together : whole;
+      for (const tapernet::PixelGroup* g = c.groups; g < groups_end; ++g) {
         int pixel = g->begin;
         for (; pixel + P <= g->end; pixel += P) dense_pixels<P>(c, *g, pixel, block, end, chunk);
-        dense_rest(c, *g, pixel, block, end, chunk);
+        dense_rest<P - 1>(c, *g, pixel, block, end, chunk);
       }
+    }
+    if (whole == c.end) continue;
+    for (const tapernet::PixelGroup* g = c.groups; g < groups_end; ++g) {
+      dense_narrow<kVectors - 1>(c, *g, vectors, chunk);
     }
   }
 }

@@ -39,7 +39,8 @@ struct DenseCall {
   int chunk_count;             // products are done in chunks whose weights fit the first cache
   const float* weights;        // of the first block of filters, computed or not
   ptrdiff_t weight_stride;     // floats from one block of filters to the next
-  int begin, end;              // blocks of filters to compute
+  int begin, end;              // blocks of filters to compute, one at least
+  int last_filters;            // filters to compute of the last block; those after them become zero
   ptrdiff_t output_stride;     // floats from one block of output channels to the next
   const float* scale;          // result = clamp(sum * scale + shift), one of each for a filter
   const float* shift;

@@ -54,7 +54,11 @@ bool check_dense(const Kernels& k, Random& r) {
   std::vector<int> fewer;
   for (int bound : chunks) fewer.push_back(std::max(0, std::min(bound, segments - 1) - 1));
   const std::vector<float> in = r.floats(area + pixels * 5), weights = r.floats(blocks * products * kLanes);
-  const std::vector<float> scale = r.floats(blocks * kLanes), shift = r.floats(blocks * kLanes);
+  // What a budget drops has neither scale nor shift.
+  const int last = r.between(1, kLanes);
+  std::vector<float> scale = r.floats(blocks * kLanes), shift = r.floats(blocks * kLanes);
+  std::fill(scale.end() - kLanes + last, scale.end(), 0.0f);
+  std::fill(shift.end() - kLanes + last, shift.end(), 0.0f);
   const auto run = [&](const Kernels& kernels) {
     std::vector<float> out(blocks * pixels * kLanes, 7.0f);
     std::vector<const float*> inputs;
@@ -66,7 +70,7 @@ bool check_dense(const Kernels& k, Random& r) {
     const PixelGroup groups[] = {{0, middle, list.data(), chunks.data()},
                                  {middle, pixels, list.data() + 1, fewer.data()}};
     kernels.dense({inputs.data(), outputs.data(), groups, 2, static_cast<int>(chunks.size()) - 1, weights.data(),
-                   products * kLanes, begin, blocks, pixels * kLanes, scale.data(), shift.data(), -40.0f, 90.0f});
+                   products * kLanes, begin, blocks, last, pixels * kLanes, scale.data(), shift.data(), -40.0f, 90.0f});
     return out;
   };
   return same(run(k), run(reference::kernels));

@@ -18,7 +18,9 @@ inline void dense(const DenseCall& c) {
           const float* w = c.weights + f / kLanes * c.weight_stride + s->weight + f % kLanes;
           for (int k = 0; k < s->length; ++k) sum += c.inputs[p][s->input + k] * w[k * kLanes];
         }
-        c.outputs[p][f / kLanes * c.output_stride + f % kLanes] = clamp(sum * c.scale[f] + c.shift[f], c.low, c.high);
+        const bool dropped = f >= (c.end - 1) * kLanes + c.last_filters;
+        const float result = dropped ? 0 : sum * c.scale[f] + c.shift[f];
+        c.outputs[p][f / kLanes * c.output_stride + f % kLanes] = clamp(result, c.low, c.high);
       }
     }
   }
