@@ -79,11 +79,13 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--width", type=float, default=1.0, help="of VGG-16")
+    parser.add_argument("--multiple", type=int, default=1, help="channel counts are rounded up to a multiple of this")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(hardware())
-    net = taper(zoo.create("vgg16", batch_norm=True, width=options.width), torch.zeros(1, *SHAPE)).eval()
+    model = zoo.create("vgg16", batch_norm=True, width=options.width)
+    net = taper(model, torch.zeros(1, *SHAPE), multiple=options.multiple).eval()
     calibrate(net, [torch.randn(16, *SHAPE)], options.budgets)
     macs = []
     for budget in options.budgets:
