@@ -126,8 +126,13 @@ class PixelPointers {
     const int image = first / of_image, y = first % of_image / width, x = first % width;
     const size_t areas = division.areas.size();
     std::fill_n(begin, areas + 1, 0);
-    each_pixel(out, image, y, x, count, [&](int, int row, int column) { ++begin[division.area_of(row, column) + 1]; });
-    for (size_t a = 0; a < areas; ++a) begin[a + 1] += begin[a];
+    if (areas == 1) {
+      begin[1] = count;
+    } else {
+      const auto add = [&](int, int row, int column) { ++begin[division.area_of(row, column) + 1]; };
+      each_pixel(out, image, y, x, count, add);
+      for (size_t a = 0; a < areas; ++a) begin[a + 1] += begin[a];
+    }
     int next[Division::kMostAreas];
     std::copy_n(begin, areas, next);
     each_pixel(out, image, y, x, count, [&](int image, int row, int column) {

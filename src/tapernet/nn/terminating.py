@@ -203,7 +203,7 @@ class TerminatingConv2d(nn.Conv2d):
         estimate = self.training and torch.is_grad_enabled() and self.temperature is not None
         stages = self._stages(weight, bias)
         start = bias if self.options.bias_first else None
-        gated = self.options.gradient == "gated"
+        gated = self.options.gradient == "gated" and torch.is_grad_enabled()
         learning = self._partial_sums_learn()
         with torch.set_grad_enabled(torch.is_grad_enabled() and (estimate or learning or gated)):
             partial = [super(TerminatingConv2d, self)._conv_forward(input, weight * s.mask, start) for s in stages]
@@ -217,10 +217,14 @@ class TerminatingConv2d(nn.Conv2d):
                 stops = torch.where(stop, i, torch.full_like(full, -1, dtype=torch.int8) if stops is None else stops)
         if self.observer is not None:
             self.observer(_outcome(full, stops, stages, _terms(weight, bias)))
+        soft = []
+        if estimate or gated:
+            temperature = self.temperature or GATE_TEMPERATURE
+            soft = [_soft_stop(u, stage.threshold, temperature) for stage, u in zip(stages, partial, strict=True)]
         if estimate:
-            self._estimate = _estimate(full, partial, stages, _terms(weight, bias), self.temperature or 1.0)
-        if gated and torch.is_grad_enabled():
-            return _gated(emitted, full, partial, stages, self.temperature or GATE_TEMPERATURE)
+            self._estimate = _estimate(full, soft, stages, _terms(weight, bias))
+        if gated:
+            return _gated(emitted, full, soft)
         if self.options.gradient == "straight-through":
             return _straight_through(F.relu(emitted), F.relu(full))
         return F.relu(emitted) if self.options.rectifies else emitted
@@ -420,15 +424,13 @@ def _outcome(full: Tensor, stops: Tensor | None, stages: Sequence[_Stage], terms
     )
 
 
-def _estimate(
-    full: Tensor, partial: Sequence[Tensor], stages: Sequence[_Stage], terms: int, temperature: float
-) -> tuple[int, Tensor]:
-    """MACs if nothing stops, and the expected share done if filters stopped at random, see `_soft_stop`."""
+def _estimate(full: Tensor, soft: Sequence[Tensor], stages: Sequence[_Stage], terms: int) -> tuple[int, Tensor]:
+    """MACs if nothing stops, and the expected share done if filters stopped with the probabilities of `_soft_stop`."""
     if not stages:
         return full.numel() * terms, full.new_ones(())
     running, saved = torch.ones_like(full), torch.zeros_like(full)
-    for stage, u in zip(stages, partial, strict=True):
-        stop = running * _soft_stop(u, stage.threshold, temperature)
+    for stage, probability in zip(stages, soft, strict=True):
+        stop = running * probability
         saved, running = saved + stop * stage.saving, running - stop
     return full.numel() * terms, 1 - saved.mean() / terms
 
@@ -478,9 +480,7 @@ def _emit(full: Tensor, u: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def _gated(
-    emitted: Tensor, full: Tensor, partial: Sequence[Tensor], stages: Sequence[_Stage], temperature: float
-) -> Tensor:
+def _gated(emitted: Tensor, full: Tensor, soft: Sequence[Tensor]) -> Tensor:
     """ReLU of what was emitted, with the gradient of ReLU(u) x gate, the gate being the probability of passing.
 
     Forward the gate is 0 or 1, backward it is that of `_soft_stop`, which has a gradient (as in Zhang et al. 2020,
@@ -488,11 +488,10 @@ def _gated(
     such as a penalty on MACs, is never answered.
     """
     passing = torch.ones_like(full)
-    for stage, u in zip(stages, partial, strict=True):
-        passing = passing * (1 - _soft_stop(u, stage.threshold, temperature))
-    positive = F.relu(full)
+    for probability in soft:
+        passing = passing * (1 - probability)
     # Adds zero, and the gradient of the gate.
-    return F.relu(emitted) + positive.detach() * (passing - passing.detach())
+    return F.relu(emitted) + F.relu(full.detach()) * (passing - passing.detach())
 
 
 class _StraightThrough(torch.autograd.Function):
