@@ -156,6 +156,23 @@ def test_a_step_that_saves_next_to_nothing_is_not_made(fake_times: Set) -> None:
     assert found == [dict.fromkeys(PATHS), dict.fromkeys(PATHS, 0.3)]
 
 
+def test_checks_that_will_pay_are_set_where_fewer_survivors_are_foreseen(fake_times: Set) -> None:
+    found = []
+    for foreseen in (1.0, 0.2):
+        net, data = problem()
+        fake_times(lambda path, share, survivors: 1.0 if share is None else 0.4 + 2 * survivors)
+        place_checks(net, data, tolerance=0.9, method="timed", shares=(0.3,), foreseen=foreseen)
+        found.append(placed(net))
+    assert found == [dict.fromkeys(PATHS), dict.fromkeys(PATHS, 0.3)]
+
+
+@pytest.mark.parametrize("foreseen", [0, -0.5, 1.1, float("nan")])
+def test_a_foreseen_share_that_is_none(foreseen: float, usual_times: None) -> None:
+    net, data = problem(4)
+    with pytest.raises(ConfigError, match="foreseen is a share"):
+        place_checks(net, data, tolerance=0.2, method="timed", foreseen=foreseen)
+
+
 def test_times_decide_alone(fake_times: Set) -> None:
     found = []
     for _ in range(2):

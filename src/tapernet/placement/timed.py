@@ -27,6 +27,7 @@ def timed(
     thresholds: Sequence[float] = (0.0,),
     bias_first: bool | None = None,
     timed_batch: int = 1,
+    foreseen: float = 1.0,
     batch_size: int = 100,
     memory: int = 4 * GIGABYTE,
     sample: int = 2500,
@@ -46,15 +47,20 @@ def timed(
         thresholds: to choose from, with every share.
         bias_first: whether partial sums include the bias; None leaves it as the network has it.
         timed_batch: images in a call of the engine that is timed.
+        foreseen: share of the survivors that is counted, in (0, 1]. Below 1 it sets checks that pay only
+            after training with a MAC penalty, which lowers the survivors.
         batch_size: images run at once.
         memory: bytes of activations that may be kept.
         sample: images on which steps are chosen.
 
     Raises:
-        ConfigError: the kernels were not built, or run none of the layers; no shares or thresholds; a batch below 1.
+        ConfigError: the kernels were not built, or run none of the layers; no shares or thresholds; a batch below 1;
+            a foreseen share outside (0, 1].
     """
     if not shares or not thresholds:
         raise ConfigError("there is no check to choose from: give one share and one threshold at least")
+    if not 0 < foreseen <= 1:
+        raise ConfigError(f"foreseen is a share in (0, 1], not {foreseen!r}")
     set_bias_first(net, bias_first)
     layers = terminating_layers(net)
     checks = single_checks(shares, thresholds)
@@ -69,13 +75,13 @@ def timed(
         return [(), *(c for c in checks if times[path].stopping(first_share(layers[path], c), 0) < times[path].dense)]
 
     return place_greedily(
-        net, images, labels, tolerance, {path: useful(path) for path in layers}, milliseconds(layers, times),
+        net, images, labels, tolerance, {path: useful(path) for path in layers}, milliseconds(layers, times, foreseen),
         batch_size=batch_size, memory=memory, sample=sample, least=NOISE,
     )  # fmt: skip
 
 
-def milliseconds(layers: dict[str, TerminatingConv2d], times: dict[str, LayerTime]) -> Cost:
-    """What a call of a layer takes by its model; nothing for a layer that has none."""
+def milliseconds(layers: dict[str, TerminatingConv2d], times: dict[str, LayerTime], foreseen: float = 1.0) -> Cost:
+    """What a call of a layer takes by its model, with a share of its survivors; nothing for a layer that has none."""
 
     def cost(path: str, outcome: Outcome) -> float:
         if path not in times:
@@ -83,7 +89,7 @@ def milliseconds(layers: dict[str, TerminatingConv2d], times: dict[str, LayerTim
         layer, images = layers[path], len(outcome.stops)
         if not layer.checks:
             return images * times[path].dense
-        survivors = int((~outcome.stopped).sum()) / outcome.stops.numel()
+        survivors = foreseen * int((~outcome.stopped).sum()) / outcome.stops.numel()
         return images * times[path].stopping(first_share(layer, layer.checks), survivors)
 
     return cost
