@@ -8,14 +8,17 @@ namespace {
 
 constexpr int kVectors = tapernet::kLanes / kWidth;              // vectors in a block of 16 filters
 constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;        // the rest hold weights and an input
-constexpr int kMostPixels = kVectors == 4 && kRegisters == 16 ? 3 : 6;
+constexpr int kMostPixels = 8;  // each takes an address register
 constexpr int kMostBlocks = 4;
 
-// Blocks of filters that go with P pixels: as many as the registers hold, so that enough sums are under way at a time.
-constexpr int blocks_with(int pixels) {
-  const int fit = kAccumulators / (pixels * kVectors);
-  return fit < 1 ? 1 : fit > kMostBlocks ? kMostBlocks : fit;
-}
+constexpr int within(int most, int x) { return x < 1 ? 1 : x > most ? most : x; }
+
+// Blocks of filters that go with so many pixels, and pixels with so many blocks: as many as the registers hold, so that
+// enough sums are under way at a time, and each load serves many products.
+constexpr int blocks_with(int pixels) { return within(kMostBlocks, kAccumulators / (pixels * kVectors)); }
+constexpr int pixels_with(int blocks) { return within(kMostPixels, kAccumulators / (blocks * kVectors)); }
+// Blocks that go together where there are many pixels: about as many vectors as pixels.
+constexpr int kTogether = blocks_with(6);
 
 // Adds the products of one input channel (or tap) to the sums of P pixels and V vectors of filters.
 template <int P, int V>
@@ -78,13 +81,23 @@ void dense_tile(const tapernet::DenseCall& c, const tapernet::PixelGroup& group,
   }
 }
 
+// P pixels for the blocks of filters from `block` to `end`, F or fewer.
+template <int P, int F>
+void dense_few_blocks(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int end,
+                      int chunk) {
+  if constexpr (F > 0) {
+    if (end - block == F) return dense_tile<P, F * kVectors>(c, group, pixel, block, chunk);
+    dense_few_blocks<P, F - 1>(c, group, pixel, block, end, chunk);
+  }
+}
+
 // P pixels for all blocks of filters from `block` to `end`.
 template <int P>
 void dense_pixels(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int pixel, int block, int end,
                   int chunk) {
   constexpr int F = blocks_with(P);
   for (; block + F <= end; block += F) dense_tile<P, F * kVectors>(c, group, pixel, block, chunk);
-  for (; block < end; ++block) dense_tile<P, kVectors>(c, group, pixel, block, chunk);
+  dense_few_blocks<P, F - 1>(c, group, pixel, block, end, chunk);
 }
 
 // Fewer pixels than the kernel likes to take at a time: P or less.
@@ -95,6 +108,19 @@ void dense_rest(const tapernet::DenseCall& c, const tapernet::PixelGroup& group,
     if (group.end - pixel == P) return dense_pixels<P>(c, group, pixel, block, end, chunk);
     dense_rest<P - 1>(c, group, pixel, block, end, chunk);
   }
+}
+
+// All pixels for the blocks of filters from `block` to `end`, as many pixels at a time as go with F blocks or, if there
+// are fewer, with those.
+template <int F>
+void dense_blocks(const tapernet::DenseCall& c, const tapernet::PixelGroup& group, int block, int end, int chunk) {
+  if constexpr (F > 1) {
+    if (end - block < F) return dense_blocks<F - 1>(c, group, block, end, chunk);
+  }
+  constexpr int P = pixels_with(F);
+  int pixel = group.begin;
+  for (; pixel + P <= group.end; pixel += P) dense_pixels<P>(c, group, pixel, block, end, chunk);
+  dense_rest<P - 1>(c, group, pixel, block, end, chunk);
 }
 
 // All pixels for the first V vectors of one block.
@@ -127,7 +153,6 @@ void dense_narrow(const tapernet::DenseCall& c, const tapernet::PixelGroup& grou
 }
 
 void dense(const tapernet::DenseCall& c) {
-  constexpr int P = kMostPixels;
   int most = 0;
   for (int g = 0; g < c.group_count; ++g) {
     const int pixels = c.groups[g].end - c.groups[g].begin;
@@ -137,14 +162,13 @@ void dense(const tapernet::DenseCall& c) {
   const int whole = vectors < kVectors ? c.end - 1 : c.end;
   const tapernet::PixelGroup* const groups_end = c.groups + c.group_count;
   // Few pixels read every weight only once; then it is better to go through many filters at a time.
-  const int together = most < P ? c.end - c.begin : blocks_with(P);
+  const int blocks = whole - c.begin, turns = (blocks + kTogether - 1) / kTogether;
+  const int together = turns == 0 || most < pixels_with(kTogether) ? blocks : (blocks + turns - 1) / turns;
   for (int chunk = 0; chunk < c.chunk_count; ++chunk) {
     for (int block = c.begin; block < whole; block += together) {
       const int end = block + together < whole ? block + together : whole;
       for (const tapernet::PixelGroup* g = c.groups; g < groups_end; ++g) {
-        int pixel = g->begin;
-        for (; pixel + P <= g->end; pixel += P) dense_pixels<P>(c, *g, pixel, block, end, chunk);
-        dense_rest<P - 1>(c, *g, pixel, block, end, chunk);
+        dense_blocks<kTogether>(c, *g, block, end, chunk);
       }
     }
     if (whole == c.end) continue;

@@ -32,7 +32,8 @@ void interleave(const float* in, ptrdiff_t channel_stride, int channels, int pix
   }
 }
 
-void deinterleave(const float* in, int channels, int pixels, float* out, ptrdiff_t channel_stride) {
+// Pixels of 16 channels to one channel after the other.
+inline void deinterleave(const float* in, int channels, int pixels, float* out, ptrdiff_t channel_stride) {
   constexpr int lanes = tapernet::kLanes;
   int channel = 0;
   for (; channel + 4 <= channels; channel += 4) {
@@ -55,6 +56,35 @@ void deinterleave(const float* in, int channels, int pixels, float* out, ptrdiff
   for (; channel < channels; ++channel) {
     const float* from = in + channel;
     for (int x = 0; x < pixels; ++x, from += lanes) out[channel * channel_stride + x] = *from;
+  }
+}
+
+// `Columns` of them at a time, from which a row has a whole number.
+template <int Columns>
+inline void shifted_rows(const tapernet::PlanesCall& c) {
+  constexpr int kLanes = Columns < kWidth ? Columns : kWidth;
+  using Part = Floats<kLanes>;
+  for (int w = 0; w < c.kernel_w; ++w) {
+    const float* from = c.apart + w * c.dilation_w;
+    float* to = c.output + w * c.plane_stride;
+    for (int channel = 0; channel < c.channels; ++channel, from += c.apart_stride, to += c.channel_stride) {
+      for (int x = 0; x < c.columns; x += Columns) {
+#pragma GCC unroll 8
+        for (int i = 0; i < Columns; i += kLanes) Part::store(to + x + i, Part::load(from + x + i));
+      }
+    }
+  }
+}
+
+void planes(const tapernet::PlanesCall& c) {
+  deinterleave(c.input, c.channels, c.pixels, c.apart, c.apart_stride);
+  if (c.stride_w == 1) return c.columns % 16 ? shifted_rows<8>(c) : shifted_rows<16>(c);
+  for (int channel = 0; channel < c.channels; ++channel) {
+    for (int w = 0; w < c.kernel_w; ++w) {
+      const float* from = c.apart + channel * c.apart_stride + w * c.dilation_w;
+      float* to = c.output + channel * c.channel_stride + w * c.plane_stride;
+      for (int x = 0; x < c.columns; ++x) to[x] = from[x * c.stride_w];
+    }
   }
 }
 

@@ -9,7 +9,7 @@
 namespace {
 
 constexpr tapernet::Kernels make_kernels(const char* name) {
-  return {name, dense, depthwise, pool, affine, add, interleave, deinterleave, partial_sums, survivors};
+  return {name, dense, depthwise, pool, affine, add, interleave, deinterleave, planes, partial_sums, survivors};
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Convolutions whose sums stop early: partial sums of every output first, then the full sums of those that go on.
 //
 // The partial sums use the few largest weights of a filter, which lie scattered; so 64 neighbouring outputs share each
-// weight, and the input is planar. The full sums are of scattered outputs; so each is a dot product over contiguous
+// weight, and the input lies in planes. The full sums are of scattered outputs; so each is a dot product over contiguous
 // memory, begun anew because that is faster than to skip the scattered weights that are done already.
 #pragma once
 
@@ -10,37 +10,48 @@
 
 namespace {
 
-#if defined(__AVX2__)
-constexpr int kPartialWidth = 8;
-#else
-constexpr int kPartialWidth = 4;
-#endif
-using Part = Floats<kPartialWidth>;
-constexpr int kSums = 8;                                // vectors of sums under way
-constexpr int kPixelsAtOnce = kSums * kPartialWidth;    // of the tile's 64
+// The partial sums of a tile with so many columns: a vector holds pixels of one row.
+template <int Columns>
+struct Tile {
+  static constexpr int kLanes = Columns < kWidth ? Columns : kWidth;
+  static constexpr int kSums = 8 * kLanes < tapernet::kTilePixels ? 8 : tapernet::kTilePixels / kLanes;  // vectors
+  static constexpr int kPixels = kSums * kLanes;                                                         // at once
+  static constexpr int kChains = kSums < 8 ? 2 : 1;  // few sums need a second one each to keep the processor busy
+  using Part = Floats<kLanes>;
+};
 
 // Continues one filter's sums over some of the tile's pixels. Returns which fall below the threshold.
 template <int Columns>
 inline uint64_t add_taps(const tapernet::PartialCall& c, int first, const tapernet::Tap* tap, const tapernet::Tap* end,
                          bool begin, float start, float* sums, bool keep, float threshold) {
-  Part::Vec sum[kSums];
+  using Part = typename Tile<Columns>::Part;
+  constexpr int kSums = Tile<Columns>::kSums, kLanes = Tile<Columns>::kLanes;
+  constexpr int kChains = Tile<Columns>::kChains;
+  typename Part::Vec sum[kChains][kSums] = {};
   const float* const origin = c.input + (first / Columns) * c.row_stride + first % Columns;
 #pragma GCC unroll 8
-  for (int i = 0; i < kSums; ++i) sum[i] = begin ? Part::all(start) : Part::load(sums + first + i * kPartialWidth);
-  for (; tap < end; ++tap) {
-    const float* in = origin + tap->input;
-    const Part::Vec w = Part::all(tap->weight);
+  for (int i = 0; i < kSums; ++i) sum[0][i] = begin ? Part::all(start) : Part::load(sums + first + i * kLanes);
+  const auto add = [&](const tapernet::Tap& tap, typename Part::Vec(&to)[kSums]) {
+    const float* in = origin + tap.input;
+    const typename Part::Vec w = Part::all(tap.weight);
 #pragma GCC unroll 8
     for (int i = 0; i < kSums; ++i) {
-      const int pixel = i * kPartialWidth;
-      sum[i] += w * Part::load(in + (pixel / Columns) * c.row_stride + pixel % Columns);
+      const int pixel = i * kLanes;
+      to[i] += w * Part::load(in + (pixel / Columns) * c.row_stride + pixel % Columns);
     }
+  };
+  for (; tap + kChains <= end; tap += kChains) {
+#pragma GCC unroll 2
+    for (int chain = 0; chain < kChains; ++chain) add(tap[chain], sum[chain]);
   }
+  if (tap < end) add(*tap, sum[0]);
+#pragma GCC unroll 8
+  for (int i = 0; kChains == 2 && i < kSums; ++i) sum[0][i] += sum[kChains - 1][i];
   uint64_t stopped = 0;
 #pragma GCC unroll 8
   for (int i = 0; i < kSums; ++i) {
-    if (keep) Part::store(sums + first + i * kPartialWidth, sum[i]);
-    stopped |= static_cast<uint64_t>(below(sum[i], Part::all(threshold))) << (first + i * kPartialWidth);
+    if (keep) Part::store(sums + first + i * kLanes, sum[0][i]);
+    stopped |= static_cast<uint64_t>(below(sum[0][i], Part::all(threshold))) << (first + i * kLanes);
   }
   return stopped;
 }
@@ -64,7 +75,7 @@ void partial_sums_in(const tapernet::PartialCall& c) {
       const int32_t* bound = c.bounds + static_cast<ptrdiff_t>(stage) * c.filters + f;
       float* sums = c.sums + static_cast<ptrdiff_t>(f) * tapernet::kTilePixels;
       uint64_t stopped = 0;
-      for (int first = 0; first < tapernet::kTilePixels; first += kPixelsAtOnce) {
+      for (int first = 0; first < tapernet::kTilePixels; first += Tile<Columns>::kPixels) {
         stopped |= add_taps<Columns>(c, first, c.taps + bound[0], c.taps + bound[1], stage == 0, c.start[f], sums, keep,
                                      c.thresholds[check * c.filters + f]);
       }
@@ -76,10 +87,12 @@ void partial_sums_in(const tapernet::PartialCall& c) {
 }
 
 void partial_sums(const tapernet::PartialCall& c) {
-  switch (c.columns) {
+  // Rows that follow each other are as good as one.
+  switch (c.row_stride == c.columns ? tapernet::kTilePixels : c.columns) {
     case 8: return partial_sums_in<8>(c);
     case 16: return partial_sums_in<16>(c);
-    default: return partial_sums_in<32>(c);
+    case 32: return partial_sums_in<32>(c);
+    default: return partial_sums_in<tapernet::kTilePixels>(c);
   }
 }
 

@@ -80,6 +80,19 @@ struct PoolCall {
   float low, high;
 };
 
+// A row of a block of 16 channels, to planes in which every output of a convolution finds a tap's input at its own place:
+// plane w of a channel holds at x what kernel column w of output column x reads.
+struct PlanesCall {
+  const float* input;          // pixels of 16 channels, from the one that the first output's patch starts with
+  int channels, pixels;
+  int kernel_w, dilation_w, stride_w;
+  int columns;                 // of the output; a multiple of 8
+  float* apart;                // [channel][apart_stride], memory for the row with its channels apart
+  ptrdiff_t apart_stride;
+  float* output;
+  ptrdiff_t channel_stride, plane_stride;
+};
+
 // A product of a partial sum: where its input lies from the tile's origin, and its weight.
 struct Tap {
   int32_t input;
@@ -88,7 +101,7 @@ struct Tap {
 
 // The partial sums of all filters over one tile of 64 output pixels, compared with their thresholds.
 struct PartialCall {
-  const float* input;          // planar, at the tile's origin
+  const float* input;          // planes, at the tile's origin
   ptrdiff_t row_stride;        // floats from one output row of the tile to the next
   int columns;                 // of the tile: 8, 16 or 32
   const Tap* taps;
@@ -105,8 +118,8 @@ struct PartialCall {
 struct SurvivorCall {
   const uint64_t* alive;       // [filter]
   int filters;
-  const float* input;          // in blocks of 16 channels, at the image's first patch
-  const int32_t* pixels;       // [64], where the patch of each pixel starts
+  const float* input;          // in blocks of 16 channels, at the patch of the tile's first pixel
+  const int32_t* pixels;       // [64], where the patch of each pixel starts, from there
   const Segment* segments;     // whole vectors: lengths are multiples of 16
   const int* chunks;           // bounds of segments whose inputs fit the first cache: chunk_count + 1
   int chunk_count;
@@ -130,6 +143,7 @@ struct Kernels {
   void (*interleave)(const float* in, ptrdiff_t channel_stride, int channels, int pixels, float* out, int lanes);
   // the way back, for pixels of 16 channels
   void (*deinterleave)(const float* in, int channels, int pixels, float* out, ptrdiff_t channel_stride);
+  void (*planes)(const PlanesCall&);
   void (*partial_sums)(const PartialCall&);
   void (*survivors)(const SurvivorCall&);
 };

@@ -94,5 +94,10 @@ inline unsigned below(Floats<8>::Vec a, Floats<8>::Vec b) {
   return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
 }
 #endif
+#if defined(__AVX512F__)
+inline unsigned below(Floats<16>::Vec a, Floats<16>::Vec b) {
+  return static_cast<unsigned>(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ));
+}
+#endif
 
 }  // namespace

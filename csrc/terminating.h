@@ -18,21 +18,32 @@ struct Checks {
   bool emits;                                  // whether a partial sum can be stopped above zero, and so matter
 };
 
-// The input of one image, one channel after the other, its columns dealt out to the strides' phases, so that
-// neighbouring outputs read neighbouring floats at any stride.
-struct Planar {
-  int rows, phases, phase;  // of a channel: rows, phases of a row, floats of a phase
+// The input that a strip of output rows reads: of each channel and each column of the kernel a plane, in which an output
+// finds what it multiplies at its own column. So a tap's inputs are whole vectors for neighbouring outputs, at any stride.
+struct Planes {
+  int columns;   // of the output, in whole tiles
+  int rows;      // of the input that a strip reads
+  int of_strip;  // rows of the output
+  int kernel_w;
+  int apart;     // floats of a row whose channels lie apart
 
-  Planar(const Sliding& s, const Layout& in, const Layout& out, int tile_rows, int tile_columns) : phases(s.stride_w) {
-    const int reach = divide_up((s.kernel_w - 1) * s.dilation_w + in.halo, phases) + 1;
-    const int read = divide_up(out.width, tile_columns) * tile_columns + reach;
-    phase = std::max(read, divide_up(in.width + 2 * in.halo, phases));
-    const int last = divide_up(out.height, tile_rows) * tile_rows - 1;
-    rows = std::max(last * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1 + in.halo, in.height + 2 * in.halo);
+  Planes(const Sliding& s, const Layout& in, const Layout& out, int channels, int tile_rows, int tile_columns)
+      : columns(divide_up(out.width, tile_columns) * tile_columns), kernel_w(s.kernel_w) {
+    const int read = (columns - 1) * s.stride_w + (s.kernel_w - 1) * s.dilation_w + 1;
+    apart = std::max(read, in.width + 2 * in.halo);
+    const auto rows_of = [&](int tiles) { return s.rows_read(tiles * tile_rows); };
+    const int all = divide_up(out.height, tile_rows);
+    int tiles = 1;
+    while (tiles < all && rows_of(tiles + 1) * columns * kernel_w * channels <= kStripFloats) ++tiles;
+    of_strip = tiles * tile_rows;
+    rows = rows_of(tiles);
   }
-  ptrdiff_t row() const { return static_cast<ptrdiff_t>(phases) * phase; }
-  ptrdiff_t channel() const { return rows * row(); }
-  ptrdiff_t column(int x) const { return static_cast<ptrdiff_t>(x % phases) * phase + x / phases; }
+  ptrdiff_t row() const { return columns; }
+  ptrdiff_t plane() const { return divide_up(rows * columns, kLanes) * kLanes; }
+  ptrdiff_t channel() const { return kernel_w * plane(); }
+
+ private:
+  static constexpr int kStripFloats = 128 * 1024;  // half a megabyte, of the second cache
 };
 
 class TerminatingStep : public Step {
@@ -41,33 +52,39 @@ class TerminatingStep : public Step {
                   const std::vector<std::vector<int>>& positions, const Context& c)
       : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), filters_(filters), stride_(stride),
         checks_(checks), columns_(out_.layout.width >= 32 ? 32 : out_.layout.width >= 16 ? 16 : 8),
-        planar_(window, in_.layout, out_.layout, kTilePixels / columns_, columns_) {
+        planes_(window, in_.layout, out_.layout, channels(in_.kept), kTilePixels / columns_, columns_) {
     const Area all = whole_area(window, {out_.layout.height, out_.layout.width});
     segments_ = segments(window, all, in_, 0, in_.layout.blocks, 1, true);
     const int length = segments_.empty() ? 0 : segments_[0].length;
     const auto alike = [&](const Segment& s) { return s.length == length; };
     blocks_ = std::all_of(segments_.begin(), segments_.end(), alike) ? length / kLanes : 0;
-    const int rows = (kTilePixels / columns_ - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1;
+    const int rows = window.rows_read(kTilePixels / columns_);
     const int columns = (columns_ - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1;
     survivor_chunks_ = chunk_bounds(segments_, std::max(1, kCacheFloats / (rows * columns)) * window.taps());
+    for (int i = 0; i < kTilePixels; ++i) {
+      const ptrdiff_t from_first = window.patch(in_.layout, i / columns_, i % columns_) - window.patch(in_.layout, 0, 0);
+      pixels_[i] = static_cast<int32_t>(from_first);
+    }
     list_kept();
-    const int channels = std::max(1, kCacheFloats / static_cast<int>(rows * planar_.row()));
-    tap_chunks_ = divide_up(static_cast<int>(channels_.size()), channels);
+    const int together = std::max(1, kPlanesFloats / (rows * columns_ * window.kernel_w));
+    tap_chunks_ = divide_up(static_cast<int>(channels_.size()), together);
     choose_taps(positions);
   }
 
   void run(Workspace& w, int images) const override {
-    float* const scratch = w.scratch.data();
     for (int image = 0; image < images; ++image) {
-      to_planar(in_.image(w, image), scratch);
-      for (int y = 0; y < out_.layout.height; y += kTilePixels / columns_) {
-        for (int x = 0; x < out_.layout.width; x += columns_) run_tile(w, image, y, x);
+      for (int strip = 0; strip < out_.layout.height; strip += planes_.of_strip) {
+        fill_planes(w, image, strip);
+        const int end = std::min(out_.layout.height, strip + planes_.of_strip);
+        for (int y = strip; y < end; y += kTilePixels / columns_) {
+          for (int x = 0; x < out_.layout.width; x += columns_) run_tile(w, image, strip, y, x);
+        }
       }
     }
   }
 
   size_t scratch_floats() const override {
-    return planar_floats() + 2 * tile_floats() + 2 * filter_slots();
+    return planes_floats() + apart_floats() + 2 * tile_floats() + 2 * filter_slots();
   }
   size_t bytes() const override {
     return taps_.size() * sizeof(Tap) + bounds_.size() * sizeof(int32_t) + thresholds_.size() * sizeof(float);
@@ -77,8 +94,11 @@ class TerminatingStep : public Step {
   static constexpr float kOnes[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   static constexpr float kZeros[kLanes] = {};
   static constexpr int kCacheFloats = 24 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
+  // For a tile's planes: a part of them at a time, but sums are put aside for each part.
+  static constexpr int kPlanesFloats = 2 * kCacheFloats;
 
-  size_t planar_floats() const { return (channels_.size() * planar_.channel() + 63) / 16 * 16; }
+  size_t planes_floats() const { return channels_.size() * planes_.channel(); }
+  size_t apart_floats() const { return static_cast<size_t>(planes_.apart) * kLanes; }
   size_t filter_slots() const { return static_cast<size_t>(out_.layout.blocks) * kLanes; }
   size_t tile_floats() const { return filter_slots() * kTilePixels; }
 
@@ -106,7 +126,7 @@ class TerminatingStep : public Step {
         for (; from < to; ++from) {
           const int chunk = order[from] / window_.taps() * tap_chunks_ / static_cast<int>(channels_.size());
           of_stage[(static_cast<size_t>(check) * tap_chunks_ + chunk) * kept_filters_ + f].push_back(
-              {static_cast<int32_t>(planar_tap(order[from])), weight(f, order[from])});
+              {static_cast<int32_t>(tap_place(order[from])), weight(f, order[from])});
         }
       }
     }
@@ -151,52 +171,47 @@ class TerminatingStep : public Step {
     return filters_.data()[filter * stride_ + (static_cast<ptrdiff_t>(place / kLanes) * taps + i % taps) * kLanes +
                            place % kLanes];
   }
-  ptrdiff_t planar_tap(int i) const {
+  ptrdiff_t tap_place(int i) const {
     const int channel = i / window_.taps(), h = i % window_.taps() / window_.kernel_w, w = i % window_.kernel_w;
-    return channel * planar_.channel() + (in_.layout.halo - window_.top + h * window_.dilation_h) * planar_.row() +
-           planar_.column(in_.layout.halo - window_.left + w * window_.dilation_w);
+    return channel * planes_.channel() + w * planes_.plane() + h * window_.dilation_h * planes_.row();
   }
 
-  void to_planar(const float* image, float* planar) const {
-    const int height = in_.layout.height + 2 * in_.layout.halo, width = in_.layout.width + 2 * in_.layout.halo;
-    float* to = planar;
+  void fill_planes(Workspace& w, int image, int strip) const {
+    float* const planes = w.scratch.data();
+    float* const apart = planes + planes_floats();
+    const int first = in_.layout.halo - window_.top + strip * window_.stride_h;  // row, border included
+    const int rows = std::min(planes_.rows, in_.layout.height + 2 * in_.layout.halo - first);
+    const int skipped = in_.layout.halo - window_.left, pixels = in_.layout.width + 2 * in_.layout.halo - skipped;
+    const float* const from = in_.image(w, image) + first * in_.layout.row() + skipped * kLanes;
+    float* to = planes;
     for (const Kept& run : in_.kept) {
       for (int done = 0; done < run.channels; done += kLanes) {
         const int count = std::min(kLanes, run.channels - done);
-        const float* from = image + (run.first_block + done / kLanes) * in_.layout.block();
-        for (int y = 0; y < height; ++y, from += in_.layout.row()) {
-          if (planar_.phases == 1) {
-            kernels_.deinterleave(from, count, width, to + y * planar_.row(), planar_.channel());
-            continue;
-          }
-          for (int c = 0; c < count; ++c) {
-            for (int x = 0; x < width; ++x) {
-              to[c * planar_.channel() + y * planar_.row() + planar_.column(x)] = from[x * kLanes + c];
-            }
-          }
+        const float* block = from + (run.first_block + done / kLanes) * in_.layout.block();
+        for (int y = 0; y < rows; ++y) {
+          kernels_.planes({block + y * in_.layout.row(), count, pixels, window_.kernel_w, window_.dilation_w,
+                           window_.stride_w, planes_.columns, apart, planes_.apart, to + y * planes_.row(),
+                           planes_.channel(), planes_.plane()});
         }
-        to += count * planar_.channel();
+        to += count * planes_.channel();
       }
     }
   }
 
-  void run_tile(Workspace& w, int image, int y, int x) const {
-    float* const planar = w.scratch.data();
-    float* const partial = planar + planar_floats();
+  void run_tile(Workspace& w, int image, int strip, int y, int x) const {
+    float* const planes = w.scratch.data();
+    float* const partial = planes + planes_floats() + apart_floats();
     float* const sums = partial + tile_floats();
     uint64_t* const alive = reinterpret_cast<uint64_t*>(sums + tile_floats());
     const uint64_t exist = existing(y, x);
     for (int f = 0; f < kept_filters_; ++f) alive[f] = exist;
     std::fill_n(sums, tile_floats(), 0.0f);
-    const ptrdiff_t row = window_.stride_h * planar_.row();
-    kernels_.partial_sums({planar + y * row + x, row, columns_, taps_.data(), bounds_.data(), checks_count_,
+    const ptrdiff_t row = window_.stride_h * planes_.row();
+    kernels_.partial_sums({planes + (y - strip) * row + x, row, columns_, taps_.data(), bounds_.data(), checks_count_,
                            tap_chunks_, kept_filters_, checks_.start.data(), thresholds_.data(), partial,
                            checks_.emits ? sums : nullptr, alive});
-    int32_t pixels[kTilePixels];
-    for (int i = 0; i < kTilePixels; ++i) {
-      pixels[i] = static_cast<int32_t>(window_.patch(in_.layout, y + i / columns_, x + i % columns_));
-    }
-    kernels_.survivors({alive, kept_filters_, in_.image(w, image), pixels, segments_.data(), survivor_chunks_.data(),
+    const float* const patch = in_.image(w, image) + window_.patch(in_.layout, y, x);
+    kernels_.survivors({alive, kept_filters_, patch, pixels_, segments_.data(), survivor_chunks_.data(),
                         static_cast<int>(survivor_chunks_.size()) - 1, blocks_, filters_.data(), stride_,
                         checks_.bias.data(), sums});
     write(w, image, y, x, sums);
@@ -204,11 +219,10 @@ class TerminatingStep : public Step {
 
   // Which of the tile's pixels lie in the image.
   uint64_t existing(int y, int x) const {
+    const int columns = std::min(columns_, out_.layout.width - x);
+    const int rows = std::min(kTilePixels / columns_, out_.layout.height - y);
     uint64_t result = 0;
-    for (int i = 0; i < kTilePixels; ++i) {
-      const bool in = y + i / columns_ < out_.layout.height && x + i % columns_ < out_.layout.width;
-      result |= static_cast<uint64_t>(in) << i;
-    }
+    for (int row = 0; row < rows; ++row) result |= ((uint64_t{1} << columns) - 1) << row * columns_;
     return result;
   }
 
@@ -233,7 +247,8 @@ class TerminatingStep : public Step {
   ptrdiff_t stride_;
   const Checks& checks_;
   int columns_;  // of a tile
-  Planar planar_;
+  Planes planes_;
+  int32_t pixels_[kTilePixels];  // of a tile: where the patch of each starts, from that of the first
   std::vector<int> channels_;
   int kept_filters_ = 0, checks_count_ = 0, tap_chunks_ = 1;
   std::vector<Segment> segments_;

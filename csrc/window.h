@@ -18,6 +18,8 @@ struct Sliding {
             (in.width + left + right - dilation_w * (kernel_w - 1) - 1) / stride_w + 1};
   }
   int taps() const { return kernel_h * kernel_w; }
+  // Rows of the input that so many neighbouring rows of the output read.
+  int rows_read(int rows) const { return (rows - 1) * stride_h + (kernel_h - 1) * dilation_h + 1; }
   int halo() const { return std::max(std::max(top, bottom), std::max(left, right)); }
 
   // From the start of a block of the input to the patch of output pixel (y, x).

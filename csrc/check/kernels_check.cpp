@@ -141,6 +141,20 @@ bool check_layout(const Kernels& k, Random& r) {
   return same(run(k), run(reference::kernels));
 }
 
+bool check_planes(const Kernels& k, Random& r) {
+  const int channels = r.between(1, kLanes), kernel = r.between(1, 5), dilation = r.between(1, 2), stride = r.between(1, 3);
+  const int columns = 8 * r.between(1, 5), pixels = (columns - 1) * stride + (kernel - 1) * dilation + 1 + r.between(0, 3);
+  const int plane = columns + r.between(0, 5), channel = kernel * plane + r.between(0, 5);
+  const std::vector<float> in = r.floats(pixels * kLanes);
+  const auto run = [&](const Kernels& kernels) {
+    std::vector<float> out(channels * channel), apart(kLanes * pixels);
+    kernels.planes({in.data(), channels, pixels, kernel, dilation, stride, columns, apart.data(), pixels, out.data(),
+                    channel, plane});
+    return out;
+  };
+  return same(run(k), run(reference::kernels));
+}
+
 bool check_partial_sums(const Kernels& k, Random& r) {
   const int filters = r.between(1, 9), checks = r.between(1, 3), chunks = r.between(1, 3);
   const int columns = 8 << r.between(0, 2), row = columns + r.between(0, 9), reach = 50;
@@ -312,6 +326,7 @@ constexpr Check kChecks[] = {
     {"pool", check_pool, 200},
     {"affine, add", check_affine_and_add, 100},
     {"interleave, deinterleave", check_layout, 300},
+    {"planes", check_planes, 300},
     {"partial_sums", check_partial_sums, 300},
     {"survivors", check_survivors, 300},
     {"networks", check_network, 30},

@@ -78,6 +78,17 @@ inline void deinterleave(const float* in, int channels, int pixels, float* out, 
   }
 }
 
+inline void planes(const PlanesCall& c) {
+  for (int channel = 0; channel < c.channels; ++channel) {
+    for (int w = 0; w < c.kernel_w; ++w) {
+      for (int x = 0; x < c.columns; ++x) {
+        c.output[channel * c.channel_stride + w * c.plane_stride + x] =
+            c.input[(x * c.stride_w + w * c.dilation_w) * kLanes + channel];
+      }
+    }
+  }
+}
+
 // One filter's sum at one pixel of the tile, check by check.
 inline void partial_sum(const PartialCall& c, int filter, int pixel) {
   const float* in = c.input + pixel / c.columns * c.row_stride + pixel % c.columns;
@@ -118,6 +129,7 @@ inline void survivors(const SurvivorCall& c) {
 }
 
 inline constexpr Kernels kernels = {
-    "reference", dense, depthwise, pool, affine, add, interleave, deinterleave, partial_sums, survivors};
+    "reference", dense, depthwise, pool, affine, add, interleave, deinterleave, planes,
+    partial_sums, survivors};
 
 }  // namespace tapernet::reference
