@@ -93,7 +93,7 @@ class Results:
     def write(self) -> None:
         """Writes the curves that are there."""
         known = [self.curves[name] for name in self.names if name in self.curves]
-        write_json(self.path, {"title": self.title, "hardware": hardware(), "curves": known})
+        write_json(self.path, {"title": self.title, "curves": known})
 
     def curve(self, empty: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
         """The curve of that name as the file holds it, or `empty` if it is new.

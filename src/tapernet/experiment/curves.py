@@ -12,7 +12,7 @@ from tapernet.convert.taper import taper
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
 from tapernet.experiment.base import NETWORK, Phase, Split, new_network, plain_phase, trained_base
-from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, slug
+from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, hardware, slug
 from tapernet.measure.curve import Curve, evaluate
 from tapernet.nn.net import TaperedNet
 from tapernet.saving import save
@@ -140,7 +140,7 @@ class _Measured:
     def append_to(self, curve: dict[str, Any], seed: int) -> None:
         curve["macs"] = self.macs
         for key, value in (("seeds", seed), ("accuracy", self.accuracy), ("minutes", round(self.minutes, 2)),
-                           ("epochs", self.epochs), ("commit", commit())):  # fmt: skip
+                           ("epochs", self.epochs), ("commit", commit()), ("hardware", hardware())):  # fmt: skip
             curve[key].append(value)
         if self.profile is not None:
             curve["learned_profile"] = [*curve.get("learned_profile", []), self.profile]
@@ -162,7 +162,7 @@ def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:
         "name": config.name, "dataset": experiment.data, "model": experiment.model.name,
         "recipe": type(config.recipe).__name__, "budgets": experiment.budgets, "macs": [], "seeds": [],
         "accuracy": [], "paper": config.paper, "paper_mean": config.paper_mean, "minutes": [], "epochs": [],
-        "commit": [], "config": _plain(experiment, config),
+        "commit": [], "hardware": [], "config": _plain(experiment, config),
     }  # fmt: skip
 
 

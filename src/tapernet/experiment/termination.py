@@ -14,7 +14,7 @@ from torch import nn
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
 from tapernet.experiment.base import Phase, Split, plain_phase, train_phase, trained_base
-from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, slug
+from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, hardware, slug
 from tapernet.experiment.methods import METHODS
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.macs import total_macs
@@ -126,7 +126,7 @@ class _Start:
         return {
             "seed": self.data.seed, "point": point, **after, "before": before,
             "minutes": round(history.minutes, 2) if history else 0.0,
-            "validation": history.rows[-1]["val"] if history else None, "commit": commit(),
+            "validation": history.rows[-1]["val"] if history else None, "commit": commit(), "hardware": hardware(),
         }  # fmt: skip
 
     def _made(self, config: CurveConfig, point: float, path: Path) -> nn.Module:
