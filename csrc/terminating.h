@@ -93,9 +93,9 @@ class TerminatingStep : public Step {
  private:
   static constexpr float kOnes[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   static constexpr float kZeros[kLanes] = {};
-  static constexpr int kCacheFloats = 24 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
+  static constexpr int kCacheFloats = 32 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
   // For a tile's planes: a part of them at a time, but sums are put aside for each part.
-  static constexpr int kPlanesFloats = 2 * kCacheFloats;
+  static constexpr int kPlanesFloats = 48 * 1024 / sizeof(float);
 
   size_t planes_floats() const { return channels_.size() * planes_.channel(); }
   size_t apart_floats() const { return static_cast<size_t>(planes_.apart) * kLanes; }
