@@ -54,6 +54,22 @@ def test_random_layers_and_checks(kernels: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("size", [(70, 64), (67, 30), (130, 7)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_large_images_go_through_in_strips(kernels: str, size: tuple[int, int], stride: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(48, 9, 5, stride, padding=2, dilation=2)
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.copy_(whole(tuple(parameter.shape)))
+    x = whole((1, 48, *size))
+    net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x, bias_first=True).eval()
+    (layer,) = terminating_layers(net).values()
+    layer.set_checks([tn.Check(share=0.1)])
+    close(tn.compile(net, x, kernels=kernels)(x), by_torch(net, x), 1e-6)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("order", ["magnitude", "expected", "exact"])
 def test_networks(kernels: str, order: str) -> None:
     torch.manual_seed(0)
