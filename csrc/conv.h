@@ -98,7 +98,7 @@ class Division {
     double sum = 0;
     for (const Area& area : areas) {
       const int pixels = images * area.pixels(), of_stretch = std::max(1, pixels / stretches);
-      // The kernel takes six pixels at a time; fewer than four take as long as four.
+      // The kernels take six pixels at a time, or eight; fewer than four take as long as four.
       const int rest = of_stretch % kTile;
       const double tiles = of_stretch - rest + (rest ? std::max(4, rest) : 0);
       sum += area.taps() * tiles * pixels / of_stretch;
