@@ -1,5 +1,9 @@
-// Memory on whole cache lines.
+// Memory on whole cache lines, and on large pages where the system has them.
 #pragma once
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <cstddef>
 #include <cstdlib>
@@ -14,9 +18,14 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t floats) : floats_(floats) {
-    const size_t bytes = (floats * sizeof(float) + kLine) / kLine * kLine;
-    data_.reset(static_cast<float*>(std::aligned_alloc(kLine, bytes)));
+    const bool large = floats * sizeof(float) >= kPage;
+    const size_t unit = large ? kPage : kLine, bytes = (floats * sizeof(float) + kLine) / kLine * kLine;
+    data_.reset(static_cast<float*>(std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit)));
     if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+    // Weights that are read once for an image would miss the table of pages as often as the cache. A wish, not a need.
+    if (large) madvise(data_.get(), bytes / kPage * kPage, MADV_HUGEPAGE);
+#endif
     std::memset(data_.get(), 0, bytes);
   }
 
@@ -27,6 +36,7 @@ class Buffer {
 
  private:
   static constexpr size_t kLine = 64;
+  static constexpr size_t kPage = 2 << 20;
   struct Free {
     void operator()(float* p) const { std::free(p); }
   };
