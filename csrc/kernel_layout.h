@@ -59,32 +59,38 @@ inline void deinterleave(const float* in, int channels, int pixels, float* out, 
   }
 }
 
-// `Columns` of them at a time, from which a row has a whole number.
-template <int Columns>
-inline void shifted_rows(const tapernet::PlanesCall& c) {
-  constexpr int kLanes = Columns < kWidth ? Columns : kWidth;
-  using Part = Floats<kLanes>;
+// For each plane and channel, `copy(from, to)` of a row, whose channels lie apart.
+template <class Copy>
+inline void each_plane(const tapernet::PlanesCall& c, Copy copy) {
   for (int w = 0; w < c.kernel_w; ++w) {
     const float* from = c.apart + w * c.dilation_w;
     float* to = c.output + w * c.plane_stride;
     for (int channel = 0; channel < c.channels; ++channel, from += c.apart_stride, to += c.channel_stride) {
-      for (int x = 0; x < c.columns; x += Columns) {
-#pragma GCC unroll 8
-        for (int i = 0; i < Columns; i += kLanes) Part::store(to + x + i, Part::load(from + x + i));
-      }
+      copy(from, to);
     }
+  }
+}
+
+// Copies a row of a whole number of `Columns`.
+template <int Columns>
+inline void copy_row(const float* from, float* to, int columns) {
+  constexpr int kPart = Columns < kWidth ? Columns : kWidth;
+  for (int x = 0; x < columns; x += Columns) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Columns; i += kPart) Floats<kPart>::store(to + x + i, Floats<kPart>::load(from + x + i));
   }
 }
 
 void planes(const tapernet::PlanesCall& c) {
   deinterleave(c.input, c.channels, c.pixels, c.apart, c.apart_stride);
-  if (c.stride_w == 1) return c.columns % 16 ? shifted_rows<8>(c) : shifted_rows<16>(c);
-  for (int channel = 0; channel < c.channels; ++channel) {
-    for (int w = 0; w < c.kernel_w; ++w) {
-      const float* from = c.apart + channel * c.apart_stride + w * c.dilation_w;
-      float* to = c.output + channel * c.channel_stride + w * c.plane_stride;
+  if (c.stride_w > 1) {
+    each_plane(c, [&](const float* from, float* to) {
       for (int x = 0; x < c.columns; ++x) to[x] = from[x * c.stride_w];
-    }
+    });
+  } else if (c.columns % 16) {
+    each_plane(c, [&](const float* from, float* to) { copy_row<8>(from, to, c.columns); });
+  } else {
+    each_plane(c, [&](const float* from, float* to) { copy_row<16>(from, to, c.columns); });
   }
 }
 
