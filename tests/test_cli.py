@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 import tapernet
 from tapernet.cli import main
+from tapernet.train.recipes import TESLA, FineTune, Recipe, Slimmable
 
 EXPERIMENTS = str(Path(__file__).parents[1] / "experiments")
 QUICK = ["train", "--recipe", "TESLA", "--recipe.budgets", "[1.0,0.5]", "--recipe.max_epochs", "2"]
@@ -44,12 +46,23 @@ def test_the_zoo_tells_the_papers_macs(capsys: pytest.CaptureFixture[str], monke
     assert all(macs in printed for macs in ("89,610", "12,399,306", "13,053,156", "223,117,952", "224,229,632"))
 
 
+@pytest.mark.parametrize("recipe", [FineTune(), Slimmable(), TESLA()])
+def test_a_recipe_that_is_named_has_its_own_defaults(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--recipe", type(recipe).__name__, "--print_config"])
+    given = yaml.safe_load(capsys.readouterr().out)["recipe"]["init_args"]
+    assert given["budgets"] == list(recipe.budgets)
+    assert given.get("patience", "none") == getattr(recipe, "patience", "none")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--recipe", "TELSA"], "unknown recipe 'TELSA' (did you mean 'TESLA'?)"),
         (["train", "--recipe", "TESLA", "--recipe.alhpa", "0.5"], "unknown option of TESLA 'alhpa'"),
-        (["train", "--recipe.alpha", "3"], "alpha lies between 0 and 1"),
+        (["train", "--recipe", "TESLA", "--recipe.alpha", "3"], "alpha lies between 0 and 1"),
+        (["train", "--recipe", "TESLA", "--recipe.alpha", "x"], "float'>. Got value: x"),
+        (["train", "--recipe.alpha", "3"], "needs the recipe's name: --recipe FineTune | IDP |"),
         (["train", "--settings.lrr", "3"], "did you mean 'settings.lr'"),
         (["train", "--settings.batch_size", "many"], "settings.batch_size"),
         (["train", "--settings.optimizer", "adm"], "did you mean 'adam'"),
@@ -70,7 +83,7 @@ def test_the_zoo_tells_the_papers_macs(capsys: pytest.CaptureFixture[str], monke
         (["cam", "--output", "maps.pgn"], "unknown ending '.pgn'"),
         (["evaluate", "--net", "/"], "is a folder"),
         (["evaluate", "--budgets", "0.5"], "budgets: 0.5 is none of list[float | str], null"),
-        (["train", "--recipe", "TESLA", "--settings.lrr", "3"], "recipe, recipe.alpha, recipe.budgets"),
+        (["train", "--recipe", "TESLA", "--settings.lrr", "3"], "profile, recipe, run_dir, settings.augment"),
         (["--vresion"], "unknown option 'vresion'; valid: config, help"),
         (["terminate", "--images", "0"], "images is at least 1, not 0"),
         (["terminate", "--epochs", "-1"], "epochs is at least 0, not -1"),

@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(explain(str(error), _options(given)))
     except TapernetError as error:
         return _fail(str(error))
+    except ValueError as error:  # jsonargparse's, around the error of an option that may also be null
+        if not isinstance(error.__cause__, TapernetError):
+            raise
+        return _fail(str(error.__cause__))
     except KeyboardInterrupt:
         print("tapernet: interrupted; with a run_dir, the same command goes on", file=sys.stderr)
         return 130

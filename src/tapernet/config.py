@@ -18,6 +18,8 @@ from tapernet.train.recipes import Recipe
 C = TypeVar("C")
 UNION = re.compile(r'key "([^"]+)": Does not validate.*?Subtypes: \[(.+?)\] Errors:.*Given value: (.*)')
 """jsonargparse's message for a value that is of none of an option's types."""
+RECIPE_OR_NULL = re.compile(r'Does not validate.*?Recipe\'>, .*? Errors: - (.*?) - Expected a .*')
+"""The same for a recipe, where what is wrong with it is all that matters."""
 
 
 def read_yaml(kind: type[C], path: Path) -> C:
@@ -99,14 +101,17 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         options: keys that the command takes, "settings.lr" and the like.
     """
     recipes = {kind.__name__: kind for kind in Recipe.__subclasses__()}
+    message = RECIPE_OR_NULL.sub(r"\1", " ".join(message.split()))
+    if "Recipe is abstract" in message:
+        return f"an option of a recipe needs the recipe's name: --recipe {' | '.join(recipes)}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return unknown("recipe", found[1], recipes)
     if found := re.search(r"class_path '[\w.]*?(\w+)':\s+(?:Option|Key) '(\w+)' is not (?:accepted|expected)", message):
         valid = [f.name for f in fields(recipes[found[1]])] if found[1] in recipes else []  # type: ignore[arg-type]
         return unknown(f"option of {found[1]}", found[2], valid)
-    if found := UNION.search(" ".join(message.split())):
+    if found := UNION.search(message):
         kinds = re.sub(r"<class '(\w+)'>", r"\1", found[2]).replace("NoneType", "null")
         return f"{found[1]}: {found[3]} is none of {kinds}"
     if found := re.search(r"unrecognized arguments: --(\S+)|does not accept option '(\S+)'", message):
         return unknown("option", (found[1] or found[2]).split("=")[0], options)
-    return " ".join(message.split())
+    return message

@@ -24,7 +24,7 @@ def train(
     data: str = "digits",
     model: ModelConfig = MLP,
     profile: str | list[float] = "linear",
-    recipe: Recipe = TESLA(),  # noqa: B008 (immutable)
+    recipe: Recipe | None = None,  # TESLA as a default would lend its budgets to the recipe that is named instead
     settings: Settings = Settings(),  # noqa: B008 (immutable)
     validation: float = 0.1,
     output: str = "net.safetensors",
@@ -36,7 +36,7 @@ def train(
         data: "digits", a Hugging Face id, or a folder of parquet files.
         model: network of the zoo, its arguments, and the modules to keep whole.
         profile: name of a profile, or its coefficients.
-        recipe: how to train; --recipe.help NAME tells a recipe's options.
+        recipe: how to train; TESLA if none is named. --recipe.help NAME tells a recipe's options.
         settings: optimizer, batch size and the like.
         validation: share of the training images held out for early stopping.
         output: file of the trained network.
@@ -44,6 +44,7 @@ def train(
     """
     path = Path(output)
     check_writable(path, beside=CURVE)
+    recipe = recipe or TESLA()
     splits = load_data(data)
     learn, held_out = splits.train.split(validation, seed=settings.seed)
     torch.manual_seed(settings.seed)
