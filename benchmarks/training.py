@@ -7,6 +7,8 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from tapernet.nn.narrow import narrowed
 from tapernet.nn.net import TaperedNet
 from tapernet.train.objective import Objective, ObjectiveLoss, Step
 from tapernet.train.settings import Settings
+from tapernet.train.small_maps import SmallMaps, by_taps
 
 Timed = Callable[[], None]
 TASKS = Objective({1.0: 0.125, 0.7: 0.125, 0.4: 0.25, 0.1: 0.5})
@@ -40,9 +43,11 @@ def ratio(first: Timed, second: Timed, calls: int, rounds: int = 15) -> tuple[fl
     return statistics.median(found), min(found), max(found)
 
 
-def house_step(net: TaperedNet, objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Timed:
+def house_step(
+    net: TaperedNet, objective: Objective, x: torch.Tensor, y: torch.Tensor, precision: Any = "32-true"
+) -> Timed:
     """A step as `tapernet.fit` takes it, Fabric included."""
-    fabric, rng = Fabric(accelerator="cpu"), random.Random(0)
+    fabric, rng = Fabric(accelerator="cpu", precision=precision), random.Random(0)
     loss, optimizer = fabric.setup(ObjectiveLoss(net, False), Settings().make_optimizer(net.parameters()))
 
     def step() -> None:
@@ -105,8 +110,41 @@ def small_budget() -> None:
           f"MACs {macs:.3f}, time / MACs {median / macs:.2f}")
 
 
+def mixed_precision() -> None:
+    """A step of VGG-16 at half width in bfloat16: `SmallMaps` against oneDNN's own weight gradients."""
+    x = torch.randn(128, 3, 32, 32).to(memory_format=torch.channels_last)
+    y = torch.randint(10, (128,))
+    net = taper(zoo.create("vgg16", batch_norm=True, width=0.5), x[:1]).to(memory_format=torch.channels_last)
+    steps = house_step(net, Objective({1.0: 1.0}), x, y, "bf16-mixed")
+
+    def steps_by_taps() -> None:
+        with SmallMaps():
+            steps()
+
+    median, low, high = ratio(steps_by_taps, steps, calls=2, rounds=7)
+    print(f"bf16 step with weight gradients of small maps by taps / by oneDNN, VGG-16 at half width, batch 128: "
+          f"{median:.2f} ({low:.2f} to {high:.2f})")
+
+
+def weight_gradients() -> None:
+    """The time of the weight gradient of some of that network's convolutions, in those of their outputs."""
+    for channels, side in ((128, 8), (256, 4), (512, 4), (256, 2), (512, 2)):
+        x, weight = torch.randn(128, channels, side, side), torch.randn(channels, channels, 3, 3)
+        x, weight = (t.bfloat16().to(memory_format=torch.channels_last) for t in (x, weight))
+        convolution = partial(F.conv2d, x, weight, padding=1)
+        gradient = torch.randn_like(convolution())
+        own = partial(torch.ops.aten.convolution_backward, gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False,
+                      [0, 0], 1, [False, True, False])  # fmt: skip
+        taps = partial(by_taps, x, gradient, weight, (1, 1))
+        theirs, ours = (ratio(timed, convolution, calls=1, rounds=9)[0] for timed in (own, taps))
+        print(f"weight gradient / output, {channels} channels, {side}x{side}, batch 128, bf16: oneDNN {theirs:.1f}, "
+              f"by taps {ours:.1f}")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print(hardware())
     throughput()
     small_budget()
+    mixed_precision()
+    weight_gradients()

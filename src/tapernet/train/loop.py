@@ -32,6 +32,7 @@ from tapernet.train.objective import ObjectiveLoss, Step
 from tapernet.train.recipes import Recipe, Stage
 from tapernet.train.report import Report
 from tapernet.train.settings import Settings
+from tapernet.train.small_maps import SmallMaps
 
 CALIBRATION_IMAGES = 1024
 CHECKPOINT = "checkpoint.safetensors"
@@ -232,6 +233,8 @@ class _Run:
             # The network is on its device already, and moving it would part the narrowed weights from the whole ones.
             loss = ObjectiveLoss(self.net, stage.objective.distill, stage.objective.penalty)
             wrapped = self.fabric.setup(loss, *optimizers, move_to_device=False)
+            if self.settings.precision == "bf16-mixed":
+                stack.enter_context(SmallMaps())
             yield wrapped[0], list(wrapped[1:])
 
     def _epoch(self, stage: Stage, loss: nn.Module, optimizers: list[torch.optim.Optimizer], report: Report) -> None:
