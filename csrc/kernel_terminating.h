@@ -107,7 +107,7 @@ template <int N, int Blocks>
 inline void dots(const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels, int chunk,
                  float* result) {
   // A sum waits for the product before it: few sums need a second one each to keep the processor busy.
-  constexpr int kChains = 2 * N + 3 <= kRegisters && kWidth < tapernet::kLanes ? 2 : 1;
+  constexpr int kChains = 2 * N + 3 <= kRegisters ? 2 : 1;
   const float* in[N];
   Vec sum[kDots][kChains] = {};
 #pragma GCC unroll 8
@@ -123,7 +123,7 @@ inline void dots(const tapernet::SurvivorCall& c, const float* weights, const fl
       for (int v = 0; v < tapernet::kLanes; v += kWidth) {
         const Vec weight = Wide::load(w + k + v);
 #pragma GCC unroll 8
-        for (int i = 0; i < N; ++i) sum[i][v / kWidth % kChains] += weight * Wide::load(in[i] + from + k + v);
+        for (int i = 0; i < N; ++i) sum[i][(k + v) / kWidth % kChains] += weight * Wide::load(in[i] + from + k + v);
       }
     }
   }

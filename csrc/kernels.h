@@ -114,6 +114,21 @@ struct PartialCall {
   uint64_t* alive;             // [filter], in: outputs that exist; out: those that did not stop
 };
 
+// The sums of all filters over some output pixels with inputs and weights rounded to eight bits, compared with the least
+// that goes on.
+struct RoundedCall {
+  const uint8_t* input;        // in blocks of 16 channels, at the patch of the tile's first pixel
+  const int32_t* pixels;       // where the patch of each pixel starts, from there; up to a multiple of 8
+  int count;                   // of pixels, 64 at most
+  const Segment* segments;     // whole blocks: lengths are multiples of 16, weights those of 16 filters
+  int segment_count;
+  const int8_t* weights;       // [block of filters][product / 4][16 filters][4 products]
+  ptrdiff_t weight_stride;     // from one block of filters to the next
+  int blocks;                  // of filters
+  const int32_t* least;        // [filter]
+  uint64_t* alive;             // [filter], out: bit i tells whether pixel i goes on
+};
+
 // The full sums of the outputs of a tile that did not stop.
 struct SurvivorCall {
   const uint64_t* alive;       // [filter]
@@ -145,6 +160,11 @@ struct Kernels {
   void (*deinterleave)(const float* in, int channels, int pixels, float* out, ptrdiff_t channel_stride);
   void (*planes)(const PlanesCall&);
   void (*partial_sums)(const PartialCall&);
+  // The least and the greatest of so many numbers, a multiple of 16; zero counts, too.
+  void (*range)(const float* in, ptrdiff_t count, float* low, float* high);
+  // out[i] = zero + in[i] * scale, to the nearest whole number in [0, 255], ties to the even one
+  void (*round)(const float* in, ptrdiff_t count, float scale, int zero, uint8_t* out);
+  void (*rounded_sums)(const RoundedCall&);
   void (*survivors)(const SurvivorCall&);
 };
 

@@ -5,7 +5,11 @@
 #include "kernel_table.h"
 
 const tapernet::Kernels* tapernet::avx512_kernels() {
-  static constexpr Kernels kernels = make_kernels("avx512");
+  static const Kernels kernels = [] {
+    Kernels made = make_kernels("avx512");
+    if (__builtin_cpu_supports("avx512vnni")) made.rounded_sums = rounded_sums_vnni;
+    return made;
+  }();
   const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return has ? &kernels : nullptr;

@@ -149,16 +149,18 @@ NB_MODULE(_native, m) {
       .def("terminating", [](Network& n, const std::string& name, int input, const Array& weight,
                              const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int slot,
                              const std::vector<std::vector<float>>& thresholds, const std::optional<Array>& bias,
-                             bool bias_first, const std::optional<Array>& input_size, float high) {
+                             bool bias_first, const std::optional<Array>& input_size, float high,
+                             const std::optional<Array>& steps) {
         const Sliding s = sliding(window);
         need_halo(n, input, s);
         const int output = add_value(n, runs);
         const size_t filters = static_cast<size_t>(n.values.at(output).channels());
         const std::vector<float> zeros(filters);
-        Checks checks{thresholds, zeros, zeros, bias.has_value(), {}, high, false};
+        Checks checks{thresholds, zeros, zeros, bias.has_value(), {}, high, false, {}};
         if (bias) checks.bias = numbers(*bias);
         if (bias_first) checks.start = checks.bias;
         if (input_size) checks.input_size = numbers(*input_size);
+        if (steps) checks.steps = numbers(*steps);
         for (const auto& of_check : thresholds) {
           for (float t : of_check) checks.emits = checks.emits || t > 0;
         }
@@ -166,7 +168,7 @@ NB_MODULE(_native, m) {
                                                 std::move(checks));
         return add(n, std::move(op), name, {input}, output);
       }, "name"_a, "input"_a, "weight"_a, "runs"_a, "window"_a, "slot"_a, "thresholds"_a, "bias"_a.none(),
-           "bias_first"_a, "input_size"_a.none(), "high"_a)
+           "bias_first"_a, "input_size"_a.none(), "high"_a, "steps"_a.none())
       .def("pool", [](Network& n, const std::string& name, int input, const std::vector<std::tuple<int, int>>& runs,
                       const std::vector<int>& rows, const std::vector<int>& columns, bool average, int divisor,
                       float low, float high) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 
 #include "conv.h"
 
@@ -16,6 +17,8 @@ struct Checks {
   std::vector<float> input_size;               // E|x| by the input channel's place, for the order |w| E|x|; or empty
   float high;                                  // results above it become it
   bool emits;                                  // whether a partial sum can be stopped above zero, and so matter
+  // If the one check is of the sum of all products in eight bits: what each filter's weights are rounded to multiples of.
+  std::vector<float> steps;
 };
 
 // The input that a strip of output rows reads: of each channel and each column of the kernel a plane, in which an output
@@ -46,70 +49,144 @@ struct Planes {
   static constexpr int kStripFloats = 128 * 1024;  // half a megabyte, of the second cache
 };
 
-class TerminatingStep : public Step {
+// The outputs of a convolution that a tile of 64 neighbours cannot do without, each a dot product; the others are zero.
+class SparseStep : public Step {
  public:
-  TerminatingStep(const Buffer& filters, ptrdiff_t stride, const Sliding& window, const Checks& checks,
-                  const std::vector<std::vector<int>>& positions, const Context& c)
-      : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), filters_(filters), stride_(stride),
-        checks_(checks), columns_(out_.layout.width >= 32 ? 32 : out_.layout.width >= 16 ? 16 : 8),
-        planes_(window, in_.layout, out_.layout, channels(in_.kept), kTilePixels / columns_, columns_) {
+  SparseStep(const Buffer& filters, ptrdiff_t stride, const Sliding& window, const Checks& checks, const Context& c)
+      : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), checks_(checks),
+        columns_(out_.layout.width >= 32 ? 32 : out_.layout.width >= 16 ? 16 : 8), filters_(filters), stride_(stride) {
     const Area all = whole_area(window, {out_.layout.height, out_.layout.width});
     segments_ = segments(window, all, in_, 0, in_.layout.blocks, 1, true);
     const int length = segments_.empty() ? 0 : segments_[0].length;
     const auto alike = [&](const Segment& s) { return s.length == length; };
     blocks_ = std::all_of(segments_.begin(), segments_.end(), alike) ? length / kLanes : 0;
-    const int rows = window.rows_read(kTilePixels / columns_);
-    const int columns = (columns_ - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1;
-    survivor_chunks_ = chunk_bounds(segments_, std::max(1, kCacheFloats / (rows * columns)) * window.taps());
+    survivor_chunks_ = chunk_bounds(segments_, std::max(1, kCacheFloats / (rows_read() * columns_read())) * window.taps());
     for (int i = 0; i < kTilePixels; ++i) {
       const ptrdiff_t from_first = window.patch(in_.layout, i / columns_, i % columns_) - window.patch(in_.layout, 0, 0);
       pixels_[i] = static_cast<int32_t>(from_first);
     }
-    list_kept();
-    const int together = std::max(1, kPlanesFloats / (rows * columns_ * window.kernel_w));
+    for (const Kept& run : out_.kept) {
+      if (run.first_block != 0) throw std::logic_error("a terminating convolution writes one run of channels");
+      kept_filters_ = run.channels;
+    }
+  }
+
+ protected:
+  // What a tile of the output reads of the input.
+  int rows_read() const { return window_.rows_read(tile_rows()); }
+  int columns_read() const {
+    return (columns_ - 1) * window_.stride_w + (window_.kernel_w - 1) * window_.dilation_w + 1;
+  }
+  int tile_rows() const { return kTilePixels / columns_; }
+  size_t filter_slots() const { return static_cast<size_t>(out_.layout.blocks) * kLanes; }
+  size_t tile_floats() const { return filter_slots() * kTilePixels; }
+
+  // Which of the tile's pixels lie in the image.
+  uint64_t existing(int y, int x) const {
+    const int columns = std::min(columns_, out_.layout.width - x), rows = std::min(tile_rows(), out_.layout.height - y);
+    uint64_t result = 0;
+    for (int row = 0; row < rows; ++row) result |= ((uint64_t{1} << columns) - 1) << row * columns_;
+    return result;
+  }
+
+  // Memory of a tile: its outputs, [filter][64], and which of them are to be computed, [filter].
+  struct Memory {
+    float* sums;
+    uint64_t* alive;
+  };
+  size_t memory_floats() const { return tile_floats() + 2 * filter_slots(); }
+  Memory memory(float* from) const { return {from, reinterpret_cast<uint64_t*>(from + tile_floats())}; }
+
+  // Computes the outputs of a tile that are alive, and writes all of them.
+  void finish_tile(Workspace& w, int image, int y, int x, const Memory& m) const {
+    const float* const patch = in_.image(w, image) + window_.patch(in_.layout, y, x);
+    kernels_.survivors({m.alive, kept_filters_, patch, pixels_, segments_.data(), survivor_chunks_.data(),
+                        static_cast<int>(survivor_chunks_.size()) - 1, blocks_, filters_.data(), stride_,
+                        checks_.bias.data(), m.sums});
+    write(w, image, y, x, m.sums);
+  }
+
+  const Kernels& kernels_;
+  View in_, out_;
+  Sliding window_;
+  const Checks& checks_;
+  int columns_;                  // of a tile
+  int32_t pixels_[kTilePixels];  // of a tile: where the patch of each starts, from that of the first
+  int kept_filters_ = 0;
+  const Buffer& filters_;
+  ptrdiff_t stride_;
+
+ private:
+  static constexpr float kOnes[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  static constexpr float kZeros[kLanes] = {};
+  static constexpr int kCacheFloats = 20 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
+
+  // ReLU, and from one filter after the other to blocks of filters.
+  void write(Workspace& w, int image, int y, int x, const float* sums) const {
+    const int columns = std::min(columns_, out_.layout.width - x), rows = std::min(tile_rows(), out_.layout.height - y);
+    for (int block = 0; block * kLanes < kept_filters_; ++block) {
+      float* out = out_.image(w, image) + block * out_.layout.block() + out_.layout.pixel(y, x);
+      const float* from = sums + static_cast<ptrdiff_t>(block) * kLanes * kTilePixels;
+      for (int i = 0; i < rows; ++i, out += out_.layout.row(), from += columns_) {
+        kernels_.interleave(from, kTilePixels, kLanes, columns, out, kLanes);
+        kernels_.affine(out, out, columns, kOnes, kZeros, 0.0f, checks_.high);
+      }
+    }
+  }
+
+  std::vector<Segment> segments_;
+  std::vector<int> survivor_chunks_;
+  int blocks_ = 0;  // of 16 in every segment, if they are alike
+};
+
+// Sums that stop at checks on the way.
+class TerminatingStep : public SparseStep {
+ public:
+  TerminatingStep(const Buffer& filters, ptrdiff_t stride, const Sliding& window, const Checks& checks,
+                  const std::vector<std::vector<int>>& positions, const Context& c)
+      : SparseStep(filters, stride, window, checks, c),
+        planes_(window, in_.layout, out_.layout, channels(in_.kept), tile_rows(), columns_) {
+    list_channels();
+    const int together = std::max(1, kPlanesFloats / (rows_read() * columns_ * window.kernel_w));
     tap_chunks_ = divide_up(static_cast<int>(channels_.size()), together);
     choose_taps(positions);
   }
 
   void run(Workspace& w, int images) const override {
+    float* const partial = w.scratch.data() + planes_floats() + apart_floats();
+    const Memory m = memory(partial + tile_floats());
     for (int image = 0; image < images; ++image) {
       for (int strip = 0; strip < out_.layout.height; strip += planes_.of_strip) {
         fill_planes(w, image, strip);
         const int end = std::min(out_.layout.height, strip + planes_.of_strip);
-        for (int y = strip; y < end; y += kTilePixels / columns_) {
-          for (int x = 0; x < out_.layout.width; x += columns_) run_tile(w, image, strip, y, x);
+        for (int y = strip; y < end; y += tile_rows()) {
+          for (int x = 0; x < out_.layout.width; x += columns_) {
+            check_tile(w.scratch.data(), partial, y, y - strip, x, m);
+            finish_tile(w, image, y, x, m);
+          }
         }
       }
     }
   }
 
   size_t scratch_floats() const override {
-    return planes_floats() + apart_floats() + 2 * tile_floats() + 2 * filter_slots();
+    return planes_floats() + apart_floats() + tile_floats() + memory_floats();
   }
   size_t bytes() const override {
     return taps_.size() * sizeof(Tap) + bounds_.size() * sizeof(int32_t) + thresholds_.size() * sizeof(float);
   }
 
  private:
-  static constexpr float kOnes[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  static constexpr float kZeros[kLanes] = {};
-  static constexpr int kCacheFloats = 32 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
   // For a tile's planes: a part of them at a time, but sums are put aside for each part.
   static constexpr int kPlanesFloats = 48 * 1024 / sizeof(float);
 
   size_t planes_floats() const { return channels_.size() * planes_.channel(); }
   size_t apart_floats() const { return static_cast<size_t>(planes_.apart) * kLanes; }
-  size_t filter_slots() const { return static_cast<size_t>(out_.layout.blocks) * kLanes; }
-  size_t tile_floats() const { return filter_slots() * kTilePixels; }
 
-  // The input channels and filters that the budget keeps, by their place in the blocks.
-  void list_kept() {
+  // The input channels that the budget keeps, by their place in the blocks.
+  void list_channels() {
     for (const Kept& run : in_.kept) {
       for (int i = 0; i < run.channels; ++i) channels_.push_back(run.first_block * kLanes + i);
-    }
-    for (const Kept& run : out_.kept) {
-      if (run.first_block != 0) throw std::logic_error("a terminating convolution writes one run of channels");
-      kept_filters_ = run.channels;
     }
   }
 
@@ -198,65 +275,157 @@ class TerminatingStep : public Step {
     }
   }
 
-  void run_tile(Workspace& w, int image, int strip, int y, int x) const {
-    float* const planes = w.scratch.data();
-    float* const partial = planes + planes_floats() + apart_floats();
-    float* const sums = partial + tile_floats();
-    uint64_t* const alive = reinterpret_cast<uint64_t*>(sums + tile_floats());
-    const uint64_t exist = existing(y, x);
-    for (int f = 0; f < kept_filters_; ++f) alive[f] = exist;
-    std::fill_n(sums, tile_floats(), 0.0f);
-    const ptrdiff_t row = window_.stride_h * planes_.row();
-    kernels_.partial_sums({planes + (y - strip) * row + x, row, columns_, taps_.data(), bounds_.data(), checks_count_,
+  // Which of a tile's outputs do not stop; `row` is its first in the strip that the planes hold.
+  void check_tile(const float* planes, float* partial, int y, int row, int x, const Memory& m) const {
+    std::fill_n(m.alive, kept_filters_, existing(y, x));
+    std::fill_n(m.sums, tile_floats(), 0.0f);
+    const ptrdiff_t stride = window_.stride_h * planes_.row();
+    kernels_.partial_sums({planes + row * stride + x, stride, columns_, taps_.data(), bounds_.data(), checks_count_,
                            tap_chunks_, kept_filters_, checks_.start.data(), thresholds_.data(), partial,
-                           checks_.emits ? sums : nullptr, alive});
-    const float* const patch = in_.image(w, image) + window_.patch(in_.layout, y, x);
-    kernels_.survivors({alive, kept_filters_, patch, pixels_, segments_.data(), survivor_chunks_.data(),
-                        static_cast<int>(survivor_chunks_.size()) - 1, blocks_, filters_.data(), stride_,
-                        checks_.bias.data(), sums});
-    write(w, image, y, x, sums);
+                           checks_.emits ? m.sums : nullptr, m.alive});
   }
 
-  // Which of the tile's pixels lie in the image.
-  uint64_t existing(int y, int x) const {
-    const int columns = std::min(columns_, out_.layout.width - x);
-    const int rows = std::min(kTilePixels / columns_, out_.layout.height - y);
-    uint64_t result = 0;
-    for (int row = 0; row < rows; ++row) result |= ((uint64_t{1} << columns) - 1) << row * columns_;
-    return result;
-  }
+  Planes planes_;
+  std::vector<int> channels_;
+  int checks_count_ = 0, tap_chunks_ = 1;
+  std::vector<Tap> taps_;
+  std::vector<int32_t> bounds_;
+  std::vector<float> thresholds_;
+};
 
-  // ReLU, and from one filter after the other to blocks of filters.
-  void write(Workspace& w, int image, int y, int x, const float* sums) const {
-    const int columns = std::min(columns_, out_.layout.width - x);
-    const int rows = std::min(kTilePixels / columns_, out_.layout.height - y);
-    for (int block = 0; block * kLanes < kept_filters_; ++block) {
-      float* out = out_.image(w, image) + block * out_.layout.block() + out_.layout.pixel(y, x);
-      const float* from = sums + static_cast<ptrdiff_t>(block) * kLanes * kTilePixels;
-      for (int i = 0; i < rows; ++i, out += out_.layout.row(), from += columns_) {
-        kernels_.interleave(from, kTilePixels, kLanes, columns, out, kLanes);
-        kernels_.affine(out, out, columns, kOnes, kZeros, 0.0f, checks_.high);
+// The filters of a convolution in eight bits: whole numbers in -127..127, times a step of each filter's own.
+struct RoundedFilters {
+  // From the filters as `Terminating` packs them, and a step for each.
+  RoundedFilters(const Buffer& filters, ptrdiff_t stride, const std::vector<float>& steps)
+      : bytes_(divide_up(static_cast<int>(steps.size()), kLanes) * kLanes * stride / sizeof(float)), stride_(stride) {
+    for (size_t f = 0; f < steps.size(); ++f) {
+      const float* const from = filters.data() + f * stride;
+      int8_t* const to = data() + f / kLanes * block() + f % kLanes * kTogether;
+      for (ptrdiff_t i = 0; i < stride; ++i) {
+        const float whole = std::nearbyint(from[i] / steps[f]);
+        to[i / kTogether * kTogether * kLanes + i % kTogether] =
+            static_cast<int8_t>(std::max(-kMost, std::min(kMost, whole)));
       }
     }
   }
 
-  const Kernels& kernels_;
-  View in_, out_;
-  Sliding window_;
-  const Buffer& filters_;
+  const int8_t* data() const { return reinterpret_cast<const int8_t*>(bytes_.data()); }
+  int8_t* data() { return reinterpret_cast<int8_t*>(bytes_.data()); }
+  ptrdiff_t block() const { return stride_ * kLanes; }  // bytes from one block of filters to the next
+  size_t bytes() const { return bytes_.bytes(); }
+
+  // A filter's weights over some products, added up.
+  int64_t sum(int filter, const std::vector<Segment>& segments) const {
+    const int8_t* const from = data() + filter / kLanes * block() + filter % kLanes * kTogether;
+    int64_t result = 0;
+    for (const Segment& s : segments) {
+      for (int k = 0; k < s.length; ++k) {
+        result += from[s.weight + k / kTogether * kTogether * kLanes + k % kTogether];
+      }
+    }
+    return result;
+  }
+
+ private:
+  static constexpr float kMost = 127;
+  static constexpr int kTogether = 4;  // products that a processor adds at once
+  Buffer bytes_;
   ptrdiff_t stride_;
-  const Checks& checks_;
-  int columns_;  // of a tile
-  Planes planes_;
-  int32_t pixels_[kTilePixels];  // of a tile: where the patch of each starts, from that of the first
-  std::vector<int> channels_;
-  int kept_filters_ = 0, checks_count_ = 0, tap_chunks_ = 1;
+};
+
+// Sums of rounded products that tell which outputs are worth computing.
+class RoundedStep : public SparseStep {
+ public:
+  RoundedStep(const Buffer& filters, ptrdiff_t stride, const RoundedFilters& rounded, const Sliding& window,
+              const Checks& checks, const Context& c)
+      : SparseStep(filters, stride, window, checks, c), rounded_(rounded) {
+    const Area all = whole_area(window, {out_.layout.height, out_.layout.width});
+    segments_ = segments(window, all, in_, 0, in_.layout.blocks, kLanes, true);
+    for (int f = 0; f < kept_filters_; ++f) weight_sums_.push_back(rounded.sum(f, segments_));
+  }
+
+  void run(Workspace& w, int images) const override {
+    int32_t* const least = reinterpret_cast<int32_t*>(w.scratch.data() + memory_floats());
+    uint8_t* const bytes = reinterpret_cast<uint8_t*>(least + filter_slots());
+    const Memory m = memory(w.scratch.data());
+    for (int image = 0; image < images; ++image) {
+      const bool finite = round(w, image, bytes, least);
+      for (int y = 0; y < out_.layout.height; y += tile_rows()) {
+        for (int x = 0; x < out_.layout.width; x += columns_) {
+          std::fill_n(m.sums, tile_floats(), 0.0f);
+          look(bytes, y, x, finite, least, m.alive);
+          finish_tile(w, image, y, x, m);
+        }
+      }
+    }
+  }
+
+  size_t scratch_floats() const override {
+    return memory_floats() + filter_slots() + in_.layout.image() / sizeof(float) + kLanes;
+  }
+  size_t bytes() const override { return weight_sums_.size() * sizeof(int64_t) + segments_.size() * sizeof(Segment); }
+
+ private:
+  static constexpr int kMost = 255, kMiddle = 128;
+
+  // The image in bytes: 0 to 255 from nought to its greatest value, or, if some are negative, 1 to 255 around 128. And
+  // for each filter the least sum that goes on. False if the image has values that are not finite: then all go on.
+  bool round(const Workspace& w, int image, uint8_t* bytes, int32_t* least) const {
+    const float* const from = in_.image(w, image);
+    float low = 0, high = 0;
+    each_block(in_.kept, [&](int block) {
+      float of_block[2];
+      kernels_.range(from + block * in_.layout.block(), in_.layout.block(), &of_block[0], &of_block[1]);
+      low = std::min(low, of_block[0]);
+      high = std::max(high, of_block[1]);
+    });
+    if (!std::isfinite(high) || !std::isfinite(low)) return false;
+    const int zero = low < 0 ? kMiddle : 0;
+    const float most = std::max(high, -low), steps = low < 0 ? kMost - kMiddle : kMost;
+    const float scale = most > 0 ? steps / most : 1.0f;
+    if (!std::isfinite(scale)) return false;
+    each_block(in_.kept, [&](int block) {
+      const ptrdiff_t at = block * in_.layout.block();
+      kernels_.round(from + at, in_.layout.block(), scale, zero, bytes + at);
+    });
+    for (int f = 0; f < kept_filters_; ++f) {
+      // sum * step / scale + start >= threshold, where sum leaves out what `zero` added.
+      const double from_bias = (static_cast<double>(checks_.thresholds[0][f]) - checks_.start[f]) * scale;
+      const double bound = std::ceil(from_bias / checks_.steps[f]) + static_cast<double>(zero * weight_sums_[f]);
+      least[f] = static_cast<int32_t>(std::max(-2147483647.0, std::min(2147483647.0, bound)));
+    }
+    return true;
+  }
+
+  void look(const uint8_t* bytes, int y, int x, bool finite, const int32_t* least, uint64_t* alive) const {
+    const uint64_t exist = existing(y, x);
+    if (!finite) {
+      std::fill_n(alive, kept_filters_, exist);
+      return;
+    }
+    // Pixels beyond the image are left out; those that fill up a vector are the first one again.
+    int32_t pixels[kTilePixels] = {};
+    int count = 0;
+    for (uint64_t left = exist; left; left &= left - 1) pixels[count++] = pixels_[__builtin_ctzll(left)];
+    kernels_.rounded_sums({bytes + window_.patch(in_.layout, y, x), pixels, count, segments_.data(),
+                           static_cast<int>(segments_.size()), rounded_.data(), rounded_.block(),
+                           divide_up(kept_filters_, kLanes), least, alive});
+    for (int f = 0; f < kept_filters_; ++f) alive[f] = spread(alive[f], exist);
+  }
+
+  // The lowest bits, to the places that are set in `places`.
+  static uint64_t spread(uint64_t bits, uint64_t places) {
+    if (places == ~uint64_t{0}) return bits;
+    uint64_t result = 0;
+    for (; places; places &= places - 1, bits >>= 1) {
+      if (bits & 1) result |= places & -places;
+    }
+    return result;
+  }
+
+  const RoundedFilters& rounded_;
   std::vector<Segment> segments_;
-  std::vector<int> survivor_chunks_;
-  int blocks_ = 0;  // of 16 in every segment, if they are alike
-  std::vector<Tap> taps_;
-  std::vector<int32_t> bounds_;
-  std::vector<float> thresholds_;
+  std::vector<int64_t> weight_sums_;  // of each kept filter
 };
 
 class Terminating : public Op {
@@ -277,6 +446,7 @@ class Terminating : public Op {
         }
       }
     }
+    if (!checks_.steps.empty()) rounded_.emplace(filters_, stride_, checks_.steps);
     if (checks_.input_size.empty()) return;
     std::vector<float> by_place(static_cast<size_t>(in.blocks()) * kLanes);
     for (int c = 0; c < channels; ++c) by_place[places[c]] = checks_.input_size[c];
@@ -285,9 +455,10 @@ class Terminating : public Op {
 
   Size output_size(const std::vector<Size>& in) const override { return window_.output(in[0]); }
   std::unique_ptr<Step> plan(const Context& c) const override {
+    if (rounded_) return std::make_unique<RoundedStep>(filters_, stride_, *rounded_, window_, checks_, c);
     return std::make_unique<TerminatingStep>(filters_, stride_, window_, checks_, c.setting.positions.at(slot_), c);
   }
-  size_t bytes() const override { return filters_.bytes(); }
+  size_t bytes() const override { return filters_.bytes() + (rounded_ ? rounded_->bytes() : 0); }
 
  private:
   Sliding window_;
@@ -295,6 +466,7 @@ class Terminating : public Op {
   Checks checks_;
   Buffer filters_;
   ptrdiff_t stride_;
+  std::optional<RoundedFilters> rounded_;
 };
 
 }  // namespace tapernet

@@ -236,7 +236,8 @@ class Builder {
     const int out = reading(in, std::move(runs), s), filters = channels(out);
     const std::vector<float> weights = r_.floats(channels(in) * filters * s.taps());
     std::vector<std::vector<float>> thresholds{r_.floats(filters), r_.floats(filters)};
-    Checks checks{thresholds, std::vector<float>(filters), r_.floats(filters), true, {}, kMost, true};
+    const std::vector<float> steps(r_.between(0, 2) == 0 ? filters : 0, 1.0f);
+    Checks checks{thresholds, std::vector<float>(filters), r_.floats(filters), true, {}, kMost, true, steps};
     auto op = std::make_unique<Terminating>(weights.data(), network->values[in], network->values[out], s, 0,
                                             std::move(checks));
     return add(std::move(op), {in}, out);

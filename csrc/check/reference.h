@@ -1,6 +1,7 @@
 // The kernels as plain loops, to check the others against.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels.h"
@@ -116,6 +117,34 @@ inline void partial_sums(const PartialCall& c) {
   each_alive(c.alive, c.filters, [&](int filter, int pixel) { partial_sum(c, filter, pixel); });
 }
 
+inline void range(const float* in, ptrdiff_t count, float* low, float* high) {
+  *low = std::min(0.0f, *std::min_element(in, in + count));
+  *high = std::max(0.0f, *std::max_element(in, in + count));
+}
+
+inline void round(const float* in, ptrdiff_t count, float scale, int zero, uint8_t* out) {
+  for (ptrdiff_t i = 0; i < count; ++i) {
+    out[i] = static_cast<uint8_t>(std::clamp(std::nearbyint(in[i] * scale) + static_cast<float>(zero), 0.0f, 255.0f));
+  }
+}
+
+inline void rounded_sums(const RoundedCall& c) {
+  for (int filter = 0; filter < c.blocks * kLanes; ++filter) {
+    const int8_t* weights = c.weights + filter / kLanes * c.weight_stride + filter % kLanes * 4;
+    c.alive[filter] = 0;
+    for (int pixel = 0; pixel < c.count; ++pixel) {
+      int32_t sum = 0;
+      for (int s = 0; s < c.segment_count; ++s) {
+        const uint8_t* in = c.input + c.pixels[pixel] + c.segments[s].input;
+        for (int k = 0; k < c.segments[s].length; ++k) {
+          sum += in[k] * weights[c.segments[s].weight + k / 4 * 4 * kLanes + k % 4];
+        }
+      }
+      if (sum >= c.least[filter]) c.alive[filter] |= uint64_t{1} << pixel;
+    }
+  }
+}
+
 inline void survivors(const SurvivorCall& c) {
   each_alive(c.alive, c.filters, [&](int filter, int pixel) {
     float sum = c.bias[filter];
@@ -129,7 +158,7 @@ inline void survivors(const SurvivorCall& c) {
 }
 
 inline constexpr Kernels kernels = {
-    "reference", dense, depthwise, pool, affine, add, interleave, deinterleave, planes,
-    partial_sums, survivors};
+    "reference", dense, depthwise, pool, affine, add, interleave, deinterleave, planes, partial_sums, range,
+    round, rounded_sums, survivors};
 
 }  // namespace tapernet::reference

@@ -98,6 +98,52 @@ def test_both_dials(budget: float) -> None:
         close(tn.compile(net)(x, budget=budget), by_torch(net, x))
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_layers_with_rounded_sums(kernels: str, data: st.DataObject) -> None:
+    draw = data.draw
+    torch.manual_seed(draw(st.integers(0, 99), "seed"))
+    channels, filters = draw(st.integers(1, 40), "channels"), draw(st.integers(1, 70), "filters")
+    conv = nn.Conv2d(
+        channels, filters, draw(st.integers(1, 5), "kernel"), draw(st.integers(1, 2), "stride"),
+        draw(st.integers(0, 2), "padding"), draw(st.integers(1, 2), "dilation"), bias=draw(st.booleans(), "bias"),
+    )  # fmt: skip
+    x = torch.rand(3, channels, draw(st.integers(9, 36), "h"), draw(st.integers(9, 36), "w"))
+    x -= draw(st.sampled_from([0.0, 0.4, 2.0]), "lowest")
+    net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x, bias_first=draw(st.booleans(), "bias first")).eval()
+    (layer,) = terminating_layers(net).values()
+    layer.set_checks([tn.Check(bits=8, threshold=-draw(st.floats(0, 1), "threshold"))])
+    close(tn.compile(net, x, kernels=kernels)(x), by_torch(net, x))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_images_that_are_no_numbers_are_computed_in_full(kernels: str) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, 20, 9, 9)
+    x[0, 3, 4, 4], x[2] = torch.nan, 0
+    net = tn.terminate(nn.Sequential(nn.Conv2d(20, 20, 3), nn.ReLU()), x, bias_first=True).eval()
+    (layer,) = terminating_layers(net).values()
+    layer.set_checks([tn.Check(bits=8)])
+    found, expected = tn.compile(net, x, kernels=kernels)(x), by_torch(net, x)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("budget", [1.0, 0.6, 0.15])
+@pytest.mark.parametrize("profile", ["all-one", "linear"])
+def test_rounded_sums_at_every_budget(budget: float, profile: str) -> None:
+    torch.manual_seed(1)
+    x = torch.rand(3, 3, 20, 20) - 0.2
+    model = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 30, 3), nn.ReLU())
+    net = tn.terminate(tn.taper(model, x, profile=profile, keep=["2"]), x, bias_first=True).eval()
+    for layer in terminating_layers(net).values():
+        layer.set_checks([tn.Check(bits=8)])
+    with net.at(budget):  # type: ignore[operator]
+        expected = by_torch(net, x)
+    # A last bit of the first layer's outputs may round otherwise in the second, where sums are near zero.
+    close(tn.compile(net)(x, budget=budget), expected, 5e-3)
+
+
 def test_the_orders_inputs_must_be_measured() -> None:
     x = torch.rand(1, 3, 32, 32)
     net = tn.terminate(tn.zoo.create("c10net"), x, order="expected")

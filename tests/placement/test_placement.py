@@ -356,6 +356,31 @@ def test_per_filter_needs_the_full_width() -> None:
         place_checks(net, data, tolerance=0.2, method="per-filter")
 
 
+# --- rounded sums ---
+
+
+def test_layers_of_few_products_have_no_check_of_rounded_sums() -> None:
+    net, data = problem("c10net", budget=1.0)
+    checks = place_checks(net, data, tolerance=0.3, method="rounded").checks
+    assert checks == checks_of(net) == {"conv1": (), "conv2": (Check(bits=8),), "conv3": (Check(bits=8),)}
+
+
+def test_checks_of_rounded_sums_go_until_the_drop_is_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data = problem("c10net", budget=1.0)
+    answers = iter([50, 30, 45])
+    monkeypatch.setattr("tapernet.placement.rounded._right", lambda *arguments: next(answers))
+    placement = place_checks(net, data, tolerance=0.1, method="rounded")
+    assert placement.checks == checks_of(net) == {"conv1": (), "conv2": (Check(bits=8),), "conv3": ()}
+    assert (placement.accuracy, placement.trials) == (45 / 60, 2)
+
+
+def test_nothing_is_checked_where_no_drop_is_tolerated() -> None:
+    net, data = problem("c10net", budget=1.0)
+    placement = place_checks(net, data, tolerance=0, method="rounded")
+    assert placement.checks == checks_of(net) == {"conv1": (), "conv2": (), "conv3": ()}
+    assert placement.accuracy == placement.accuracy_before
+
+
 # --- every method ----------------------------------------------------------------------------------------------------
 
 
@@ -364,7 +389,8 @@ def test_per_filter_needs_the_full_width() -> None:
 def test_the_drop_stays_below_the_tolerance_and_macs_are_saved(method: str, kind: str) -> None:
     net, data = problem(kind, budget=1.0 if method == "per-filter" else 0.5)
     before = right(net, data) / 60
-    placement = place_checks(net, data, tolerance=0.25, method=method)
+    options = {"least_products": 1} if method == "rounded" else {}
+    placement = place_checks(net, data, tolerance=0.25, method=method, **options)
     assert placement.checks == checks_of(net)
     assert placement.accuracy_before == before
     assert placement.accuracy == right(net, data) / 60

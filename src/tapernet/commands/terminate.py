@@ -60,7 +60,8 @@ def terminate(
         net: a saved network with a dial or without one, or the name of a trained network of the zoo.
         data: where its images are; by default where it was trained.
         tolerance: e_t, the drop of accuracy on training images that placing checks must stay below, in [0, 1].
-        placement: "greedy-paper" (Algorithm 1), "greedy", "timed" (as greedy, by milliseconds) or "per-filter".
+        placement: "greedy-paper" (Algorithm 1), "greedy", "timed" (as greedy, by milliseconds), "per-filter" or
+            "rounded" (sums in eight bits).
         options: the placement's own, such as {shares: [0.05, 0.32]}.
         order: of a filter's products, "magnitude", "expected" or "exact"; the last one needs no checks.
         bias_first: count the bias in partial sums.

@@ -18,6 +18,7 @@ from tapernet.errors import ConfigError
 from tapernet.nn.norm import PrefixBatchNorm, PrefixBatchNorm1d, PrefixBatchNorm2d
 from tapernet.nn.order import EXACT
 from tapernet.nn.prefix import PrefixConv2d, PrefixLinear, PrefixModule
+from tapernet.nn.rounded import weight_steps
 from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d, TerminatingPrefixConv2d
 
 CONVOLUTIONS = (nn.Conv2d, PrefixConv2d, TerminatingConv2d, TerminatingPrefixConv2d)
@@ -191,6 +192,7 @@ class _Lowering:
         number = self.network.terminating(
             finish.name, value.id, layers.weight_of(conv, 0), runs, layers.window_of(conv), len(self.native.stops),
             thresholds, bias, conv.options.bias_first, mean, high,
+            weight_steps(conv.weight) if any(check.bits for check in conv.checks) else None,
         )  # fmt: skip
         self.native.stops.append(stops)
         self.done(finish, TERMINATING, self.result(finish, runs, number))

@@ -34,7 +34,8 @@ def layer_table(net: nn.Module, report: TerminationReport) -> Any:
 
 
 def positions(layer: TerminatingConv2d, terms: int) -> str:
-    """Where a layer's checks are, in words: "40 / 801", "16-256 / 801" for a check per filter, "40, 256 / 801".
+    """Where a layer's checks are, in words: "40 / 801", "16-256 / 801" for a check per filter, "40, 256 / 801",
+    "all 801, in bytes".
 
     Args:
         layer: the layer.
@@ -42,6 +43,8 @@ def positions(layer: TerminatingConv2d, terms: int) -> str:
     """
     if layer.options.order == EXACT:
         return "every negative weight"
+    if any(check.bits for check in layer.checks):
+        return f"all {terms}, in bytes"
     found = [_range(check.positions(layer.terms, terms, layer.out_channels), terms) for check in layer.checks]
     return f"{', '.join(found)} / {terms}" if found else "none"
 

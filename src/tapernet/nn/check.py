@@ -7,6 +7,8 @@ from typing import Any
 
 from tapernet.errors import ConfigError
 
+BITS = 8
+"""What the sums of a check may be rounded to."""
 Numbers = int | float | Sequence[float]
 
 
@@ -20,30 +22,37 @@ class Check:
 
     Args:
         position: c in 1..n, for the layer at full width: a number for all filters, or one for each.
-        share: c as a share of n in (0, 1]; c = floor(n * share), at least 1. Exactly one of the two is given.
+        share: c as a share of n in (0, 1]; c = floor(n * share), at least 1.
+        bits: 8 checks the sum of all products instead, with inputs and weights rounded to so many bits, before any
+            other product is done (see `rounded_sums`). Exactly one of the three is given.
         threshold: finite; a number for all filters, or one for each.
 
     Raises:
-        ConfigError: both or neither of position and share, or a value out of range.
+        ConfigError: none of position, share and bits or more than one of them, or a value out of range.
     """
 
     position: int | Sequence[int] | None = None
     share: float | Sequence[float] | None = None
     threshold: float | Sequence[float] = 0.0
+    bits: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.position is None) == (self.share is None):
-            raise ConfigError("a check has either a position or a share")
+        if sum(value is not None for value in (self.position, self.share, self.bits)) != 1:
+            raise ConfigError("a check has either a position or a share, or bits")
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
                 object.__setattr__(self, field.name, _plain(field.name, value))
+        if self.bits is not None and self.bits != BITS:
+            raise ConfigError(f"sums are rounded to {BITS} bits, not {self.bits!r}")
+        if self.bits is not None and max(_as_list(self.threshold)) > 0:
+            raise ConfigError(f"a rounded sum above zero is no reason to stop: the threshold is {self.threshold!r}")
         shares = [] if self.share is None else _as_list(self.share)
         if not all(0 < s <= 1 for s in shares):
             raise ConfigError(f"the share of a check lies in (0, 1], not {self.share!r}")
 
     def positions(self, full: int, terms: int, filters: int) -> list[int]:
-        """Each filter's position, shape (filters,).
+        """Each filter's position, shape (filters,); 0 for a check of rounded sums, which comes before the first term.
 
         Args:
             full: n of the layer at full width.
@@ -53,6 +62,8 @@ class Check:
         Raises:
             ConfigError: a position outside 1..n, or not one number for each filter.
         """
+        if self.bits is not None:
+            return [0] * filters
         if self.share is not None:
             # The tolerance puts 0.29 * 100, which is 28.999... in floating point, at 29.
             return [max(1, math.floor(terms * s + 1e-9)) for s in _spread("shares", self.share, filters)]
@@ -76,9 +87,9 @@ def _plain(name: str, value: object) -> object:
     """The value itself, as a tuple if it is several."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
     values = tuple(value) if isinstance(value, Sequence) and several else (value,)
-    kinds = (int,) if name == "position" else (int, float)
+    kinds = (int,) if name in ("position", "bits") else (int, float)
     if not values or not all(isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) for v in values):
-        kind = "whole" if name == "position" else "finite"
+        kind = "whole" if name in ("position", "bits") else "finite"
         raise ConfigError(f"the {name} of a check is a {kind} number, or one for each filter, not {value!r}")
     return values if several else value
 

@@ -22,6 +22,7 @@ from tapernet.errors import ConfigError, DataError, FileError
 from tapernet.nn.check import Check
 from tapernet.nn.order import EXACT, ORDERS, Termination
 from tapernet.nn.prefix import PrefixConv2d
+from tapernet.nn.rounded import rounded_sums, weight_steps
 from tapernet.registry import unknown
 
 DENSE, TERMINATING = "dense", "terminating"
@@ -89,7 +90,7 @@ def count_true(mask: Tensor) -> Tensor:
 class _Stage:
     """A check of the moment's filters: the weights that come before it, and each filter's threshold and saving."""
 
-    mask: Tensor
+    mask: Tensor | None  # none before a check of rounded sums
     threshold: Tensor
     saving: Tensor
 
@@ -175,6 +176,8 @@ class TerminatingConv2d(nn.Conv2d):
         """
         if checks and self.options.order == EXACT:
             raise ConfigError("the exact order stops by itself: it takes no checks")
+        if len(checks) > 1 and any(check.bits for check in checks):
+            raise ConfigError("a check of rounded sums leaves nothing to the next one: it is the only one of its layer")
         positions = [check.positions(self.terms, self.terms, self.out_channels) for check in checks]
         for check in checks:
             check.thresholds(self.out_channels)
@@ -206,7 +209,7 @@ class TerminatingConv2d(nn.Conv2d):
         gated = self.options.gradient == "gated" and torch.is_grad_enabled()
         learning = self._partial_sums_learn()
         with torch.set_grad_enabled(torch.is_grad_enabled() and (estimate or learning or gated)):
-            partial = [super(TerminatingConv2d, self)._conv_forward(input, weight * s.mask, start) for s in stages]
+            partial = [self._partial_sums(input, weight, start, full, s) for s in stages]
         emitted, stops = full, None
         # Exact for finite sums, as the weight is 0 or 1; torch.where would take six times as long on a CPU.
         emit = torch.lerp if learning or not torch.is_grad_enabled() else _emit
@@ -228,6 +231,17 @@ class TerminatingConv2d(nn.Conv2d):
         if self.options.gradient == "straight-through":
             return _straight_through(F.relu(emitted), F.relu(full))
         return F.relu(emitted) if self.options.rectifies else emitted
+
+    def _partial_sums(
+        self, input: Tensor, weight: Tensor, start: Tensor | None, full: Tensor, stage: _Stage
+    ) -> Tensor:
+        convolve: Callable[..., Tensor] = super()._conv_forward
+        if stage.mask is not None:
+            return convolve(input, weight * stage.mask, start)
+        if self.training:  # what is rounded hardly differs, and would cost as much again
+            return full if start is not None or self.bias is None else full - self._kept(self.bias)[:, None, None]
+        steps = self._kept(weight_steps(self.weight))
+        return rounded_sums(lambda x, w: convolve(x, w, None), input, weight, steps, start, full)
 
     def _full_sums(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         full: Tensor = self.memo[0] if self.memo else super()._conv_forward(input, weight, bias)
@@ -251,7 +265,8 @@ class TerminatingConv2d(nn.Conv2d):
             thresholds = self._kept(weight.new_tensor(check.thresholds(self.out_channels)))
             # At the end nothing is left to stop.
             thresholds = thresholds.masked_fill(positions == terms, -torch.inf)
-            mask = _highest(scores, positions.clamp(max=scores.shape[1])).view_as(weight)
+            before = positions.clamp(max=scores.shape[1])
+            mask = None if check.bits else _highest(scores, before).view_as(weight)
             stages.append(_Stage(mask, thresholds[:, None, None], (terms - positions - 1).clamp(min=0)[:, None, None]))
         return stages
 
@@ -363,8 +378,10 @@ class TerminatingPrefixConv2d(TerminatingConv2d, PrefixConv2d):  # type: ignore[
         return layer
 
     def _check_of_now(self, check: Check, terms: int) -> Check:
-        positions = self._kept(torch.tensor(check.positions(self.terms, terms, self.out_channels)))
         thresholds = self._kept(torch.tensor(check.thresholds(self.out_channels), dtype=torch.float64))
+        if check.bits:
+            return Check(bits=check.bits, threshold=thresholds.tolist())
+        positions = self._kept(torch.tensor(check.positions(self.terms, terms, self.out_channels)))
         return Check(position=positions.tolist(), threshold=thresholds.tolist())
 
     def _kept(self, filters: Tensor) -> Tensor:

@@ -117,4 +117,4 @@ def spread_sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, T
     return images[index], labels[index]
 
 
-from tapernet.placement import greedy, greedy_paper, per_filter, timed  # noqa: E402, F401 (each file registers itself)
+from tapernet.placement import greedy, greedy_paper, per_filter, rounded, timed  # noqa: E402, F401 (each file registers itself)
