@@ -104,7 +104,8 @@ __attribute__((target("avx512vnni"))) void byte_products(const tapernet::Rounded
         Sums of_filters[V];
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) {
-          of_filters[v] = Sums(_mm512_loadu_si512(w + v * c.weight_stride + static_cast<ptrdiff_t>(k) * tapernet::kLanes));
+          const int8_t* of_block = w + v * c.weight_stride + static_cast<ptrdiff_t>(k) * tapernet::kLanes;
+          of_filters[v] = Sums(_mm512_loadu_si512(of_block));
         }
 #pragma GCC unroll 8
         for (int p = 0; p < kBytePixels; ++p) {

@@ -60,7 +60,8 @@ class SparseStep : public Step {
     const int length = segments_.empty() ? 0 : segments_[0].length;
     const auto alike = [&](const Segment& s) { return s.length == length; };
     blocks_ = std::all_of(segments_.begin(), segments_.end(), alike) ? length / kLanes : 0;
-    survivor_chunks_ = chunk_bounds(segments_, std::max(1, kCacheFloats / (rows_read() * columns_read())) * window.taps());
+    const int at_once = std::max(1, kCacheFloats / (rows_read() * columns_read())) * window.taps();
+    survivor_chunks_ = chunk_bounds(segments_, at_once);
     for (int i = 0; i < kTilePixels; ++i) {
       const ptrdiff_t from_first = window.patch(in_.layout, i / columns_, i % columns_) - window.patch(in_.layout, 0, 0);
       pixels_[i] = static_cast<int32_t>(from_first);
@@ -119,7 +120,7 @@ class SparseStep : public Step {
  private:
   static constexpr float kOnes[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   static constexpr float kZeros[kLanes] = {};
-  static constexpr int kCacheFloats = 20 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
+  static constexpr int kCacheFloats = 32 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
 
   // ReLU, and from one filter after the other to blocks of filters.
   void write(Workspace& w, int image, int y, int x, const float* sums) const {

@@ -129,6 +129,16 @@ def test_images_that_are_no_numbers_are_computed_in_full(kernels: str) -> None:
     torch.testing.assert_close(found, expected, equal_nan=True)
 
 
+def test_sums_of_too_many_bytes_are_left_to_torch() -> None:
+    x = torch.rand(1, 66_400, 1, 1)
+    net = tn.terminate(nn.Sequential(nn.Conv2d(66_400, 2, 1), nn.ReLU()), x, bias_first=True).eval()
+    (layer,) = terminating_layers(net).values()
+    layer.set_checks([tn.Check(bits=8)])
+    engine = tn.compile(net, x)
+    assert "sums of more than 66,311 bytes" in engine.operations()["0"]
+    close(engine(x), by_torch(net, x))
+
+
 @pytest.mark.parametrize("budget", [1.0, 0.6, 0.15])
 @pytest.mark.parametrize("profile", ["all-one", "linear"])
 def test_rounded_sums_at_every_budget(budget: float, profile: str) -> None:

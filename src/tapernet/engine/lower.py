@@ -21,6 +21,8 @@ from tapernet.nn.prefix import PrefixConv2d, PrefixLinear, PrefixModule
 from tapernet.nn.rounded import weight_steps
 from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d, TerminatingPrefixConv2d
 
+MOST_ROUNDED = (2**31 - 1) // (255 * 127)
+"""Products of bytes whose sum a whole number of 32 bits is sure to hold."""
 CONVOLUTIONS = (nn.Conv2d, PrefixConv2d, TerminatingConv2d, TerminatingPrefixConv2d)
 LINEARS = (nn.Linear, PrefixLinear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, PrefixBatchNorm1d, PrefixBatchNorm2d)
@@ -174,6 +176,8 @@ class _Lowering:
             raise _Unsupported("checks in a grouped convolution")
         if self.ranges > 1:
             raise _Unsupported("checks under several profiles")
+        if any(check.bits for check in conv.checks) and conv.weight[0].numel() > MOST_ROUNDED:
+            raise _Unsupported(f"sums of more than {MOST_ROUNDED:,} bytes' products")
         return True, True
 
     def terminating(self, node: fx.Node, conv: TerminatingConv2d, value: Value, runs: tuple[Run, ...]) -> None:

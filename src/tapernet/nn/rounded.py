@@ -12,7 +12,8 @@ from torch import Tensor
 MOST_WEIGHT = 127
 MOST_INPUT, MOST_SIGNED_INPUT = 255, 127
 HALF = 16
-"""Bytes are multiplied in two halves, so that float32 holds the sums exactly."""
+"""Bytes are multiplied in two halves, so that float32 holds the sums exactly, of so many products as are usual."""
+MOST_USUAL = 2**24 // (HALF * MOST_WEIGHT)
 
 
 def weight_steps(weight: Tensor) -> Tensor:
@@ -49,6 +50,8 @@ def rounded_sums(
         scale = torch.where(most > 0, scale, 1.0)[:, None, None, None]
         bytes_in = (x * scale).round()
         bytes_weight = (weight.float() / steps[:, None, None, None]).round().clamp(-MOST_WEIGHT, MOST_WEIGHT)
+        if weight[0].numel() > MOST_USUAL:
+            bytes_in, bytes_weight = bytes_in.double(), bytes_weight.double()
         upper = (bytes_in / HALF).floor()
         whole = convolve(upper, bytes_weight).double() * HALF + convolve(bytes_in - upper * HALF, bytes_weight)
         sums = whole * steps.double()[:, None, None] / scale
