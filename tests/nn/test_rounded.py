@@ -1,5 +1,6 @@
 """Sums in eight bits against a loop over whole numbers, and what a layer makes of them."""
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import Tensor, nn
 
 import tapernet as tn
 from tapernet.errors import ConfigError
+from tapernet.measure.layers import layer_table
 from tapernet.nn.rounded import rounded_sums, weight_steps
 from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
 
@@ -143,3 +146,12 @@ def test_it_is_saved_with_the_network_and_goes_along_when_a_part_is_taken(tmp_pa
         layer.set_checks([tn.Check(bits=8, threshold=[-0.01] * layer.out_channels)])
     part = tn.extract(both, 0.5)
     assert terminating_layers(part)["conv1"].checks == (tn.Check(bits=8, threshold=[-0.01] * 16),)
+
+
+def test_the_table_of_layers_says_what_is_not_counted() -> None:
+    net, x = stopping()
+    console = Console(width=200, file=StringIO())
+    console.print(layer_table(net, tn.count_termination(net, (x, torch.zeros(len(x), dtype=torch.long)))))
+    printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "all 801, in bytes" in printed
+    assert "Products of bytes are not counted" in printed

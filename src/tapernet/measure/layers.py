@@ -20,10 +20,13 @@ def layer_table(net: nn.Module, report: TerminationReport) -> Any:
     from rich.table import Table
 
     title = f"{report.done:,.0f} of {report.total:,} MACs an image: {report.saved:.1%} saved"
-    table = Table(title=title, caption="TP, TN, FP, FN: positive means not stopped; true, that the full sum agrees")
+    layers = terminating_layers(net)
+    caption = "TP, TN, FP, FN: positive means not stopped; true, that the full sum agrees"
+    if any(check.bits for layer in layers.values() for check in layer.checks):
+        caption += ". Products of bytes are not counted"
+    table = Table(title=title, caption=caption)
     for heading in ("layer", "check", "MACs", "of", "saved", "TP", "TN", "FP", "FN"):
         table.add_column(heading, justify="left" if heading in ("layer", "check") else "right")
-    layers = terminating_layers(net)
     for layer in report.layers:
         shares = [f"{s.count / layer.outputs:.1%}" for s in layer.situations.values()]
         table.add_row(layer.path, positions(layers[layer.path], layer.terms), f"{layer.done / report.images:,.0f}",

@@ -1,8 +1,8 @@
 """Weight gradients of convolutions over small feature maps, by matrix products.
 
-For bfloat16 on a CPU, oneDNN (torch 2.13) takes 3 to 7 times as long for the weight gradient of a convolution whose
-output has few pixels as for that output itself, and half of a VGG-16's training step goes there. One matrix product for
-each tap of the kernel takes a third to a tenth of that time; `benchmarks/training.py` measures it.
+For bfloat16 on a CPU, oneDNN (torch 2.13) takes 3 to 4 times as long for the weight gradient of a convolution whose
+output has few pixels as for that output itself, which is much of a VGG-16's training step. One matrix product for each
+tap of the kernel takes a third of that time or less; `benchmarks/training.py` measures it.
 """
 
 from typing import Any
