@@ -165,6 +165,7 @@ struct Kernels {
   // out[i] = zero + in[i] * scale, to the nearest whole number in [0, 255], ties to the even one
   void (*round)(const float* in, ptrdiff_t count, float scale, int zero, uint8_t* out);
   void (*rounded_sums)(const RoundedCall&);
+  bool multiplies_bytes;  // whether the processor does, so that rounded sums take less time than exact ones
   void (*survivors)(const SurvivorCall&);
 };
 

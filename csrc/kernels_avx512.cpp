@@ -7,7 +7,8 @@
 const tapernet::Kernels* tapernet::avx512_kernels() {
   static const Kernels kernels = [] {
     Kernels made = make_kernels("avx512");
-    if (__builtin_cpu_supports("avx512vnni")) made.rounded_sums = rounded_sums_vnni;
+    made.multiplies_bytes = __builtin_cpu_supports("avx512vnni");
+    if (made.multiplies_bytes) made.rounded_sums = rounded_sums_vnni;
     return made;
   }();
   const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

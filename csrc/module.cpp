@@ -96,6 +96,12 @@ NB_MODULE(_native, m) {
   using namespace tapernet;
   m.doc() = "Native kernels of tapernet; tapernet.engine is their public face.";
 
+  m.def("multiplies_bytes", [](const std::string& name) {
+    for (const Kernels* k : all_kernels()) {
+      if (name == k->name) return k->multiplies_bytes;
+    }
+    return false;
+  }, "name"_a, "Whether the processor multiplies bytes in these kernels.");
   m.def("kernels", [] {
     std::vector<std::string> names;
     for (const Kernels* k : all_kernels()) names.emplace_back(k->name);

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tapernet as tn
+from tapernet.engine.native import extension
 from tapernet.errors import ConfigError
 from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
 
@@ -114,7 +115,20 @@ def test_random_layers_with_rounded_sums(kernels: str, data: st.DataObject) -> N
     net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x, bias_first=draw(st.booleans(), "bias first")).eval()
     (layer,) = terminating_layers(net).values()
     layer.set_checks([tn.Check(bits=8, threshold=-draw(st.floats(0, 1), "threshold"))])
-    close(tn.compile(net, x, kernels=kernels)(x), by_torch(net, x))
+    close(tn.compile(net, x, kernels=kernels, choices={"0": "terminating"})(x), by_torch(net, x))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_rounded_sums_are_left_out_where_the_processor_does_not_multiply_bytes(kernels: str) -> None:
+    x = torch.rand(2, 16, 9, 9)
+    net = tn.terminate(nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU()), x, bias_first=True).eval()
+    (layer,) = terminating_layers(net).values()
+    layer.set_checks([tn.Check(bits=8)])
+    usual = "terminating" if extension().multiplies_bytes(kernels) else "dense"
+    engine = tn.compile(net, x, kernels=kernels)
+    assert engine.choices == engine.operations() == {"0": usual}
+    assert not extension().multiplies_bytes("portable")
+    assert tn.compile(net, x, kernels=kernels, choices={"0": "terminating"}).operations() == {"0": "terminating"}
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -125,7 +139,8 @@ def test_images_that_are_no_numbers_are_computed_in_full(kernels: str) -> None:
     net = tn.terminate(nn.Sequential(nn.Conv2d(20, 20, 3), nn.ReLU()), x, bias_first=True).eval()
     (layer,) = terminating_layers(net).values()
     layer.set_checks([tn.Check(bits=8)])
-    found, expected = tn.compile(net, x, kernels=kernels)(x), by_torch(net, x)
+    found = tn.compile(net, x, kernels=kernels, choices={"0": "terminating"})(x)
+    expected = by_torch(net, x)
     torch.testing.assert_close(found, expected, equal_nan=True)
 
 
@@ -134,7 +149,7 @@ def test_sums_of_too_many_bytes_are_left_to_torch() -> None:
     net = tn.terminate(nn.Sequential(nn.Conv2d(66_400, 2, 1), nn.ReLU()), x, bias_first=True).eval()
     (layer,) = terminating_layers(net).values()
     layer.set_checks([tn.Check(bits=8)])
-    engine = tn.compile(net, x)
+    engine = tn.compile(net, x, choices={"0": "terminating"})
     assert "sums of more than 66,311 bytes" in engine.operations()["0"]
     close(engine(x), by_torch(net, x))
 
@@ -151,7 +166,8 @@ def test_rounded_sums_at_every_budget(budget: float, profile: str) -> None:
     with net.at(budget):  # type: ignore[operator]
         expected = by_torch(net, x)
     # A last bit of the first layer's outputs may round otherwise in the second, where sums are near zero.
-    close(tn.compile(net)(x, budget=budget), expected, 5e-3)
+    choices = dict.fromkeys(terminating_layers(net.model), "terminating")  # type: ignore[arg-type]
+    close(tn.compile(net, choices=choices)(x, budget=budget), expected, 5e-3)
 
 
 def test_the_orders_inputs_must_be_measured() -> None:

@@ -18,7 +18,7 @@ from tapernet.engine.tracing import trace_with_shapes
 from tapernet.engine.values import Groups
 from tapernet.errors import ConfigError
 from tapernet.nn.net import Budget, TaperedNet, at
-from tapernet.nn.terminating import TERMINATING, terminating_layers, valid_choices
+from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d, terminating_layers, valid_choices
 from tapernet.registry import unknown
 
 
@@ -42,7 +42,8 @@ def compile(
     everything, which is sometimes faster and never less accurate before the checks were trained for. What decides, the
     first that says something about a layer: `choices`; with `calibration`, the times of both ways; without it, what the
     network remembers from `Engine.remember`, perhaps through a file, of engines with the same kernels. Choices that it
-    remembers of other kernels alone do not count, as the summary then says. All other layers stop.
+    remembers of other kernels alone do not count, as the summary then says. All other layers stop, but for those whose
+    check is of a sum in bytes (`Check(bits=8)`) where the processor does not multiply bytes.
 
     Args:
         net: a `TaperedNet`, a terminated network, or any module in float32 on the CPU. Not changed; copied.
@@ -77,12 +78,12 @@ def compile(
     budgets = list(budgets)
 
     def build(chosen: Mapping[str, str], notes: Sequence[str] = ()) -> Engine:
-        lowered = _whole(inner, str(graph)) if isinstance(graph, str) else _lowered(graph, net, kernels, chosen)
+        made = {path: chosen.get(path, _usual(layer, kernels)) for path, layer in stopping.items()}
+        lowered = _whole(inner, str(graph)) if isinstance(graph, str) else _lowered(graph, net, kernels, made)
         by_torch = [str(s.node.target) for s in lowered.steps if isinstance(s, ByTorch) and s.node.op == "call_module"]
         dial = Dial(net, by_torch)
         program = Program(lowered, dial, _attributes(lowered, inner))
         name = running if program.native else "torch"
-        made = {path: chosen.get(path, TERMINATING) for path in stopping}
         shape = tuple(example.shape[1:])
         engine = Engine(program, dial, shape, kernels=name, threads=threads, choices=made, notes=notes)
         for budget in budgets:
@@ -118,6 +119,12 @@ def _attributes(lowered: Lowered, model: nn.Module) -> dict[str, Any]:
         owner, _, attribute = name.rpartition(".")
         found[name] = copy.deepcopy(getattr(model.get_submodule(owner), attribute))
     return found
+
+
+def _usual(layer: TerminatingConv2d, kernels: str) -> str:
+    """How a layer runs that nothing was said of: it stops, unless its sums in bytes would cost more than exact ones."""
+    slow = any(check.bits for check in layer.checks) and extension() and not extension().multiplies_bytes(kernels)
+    return DENSE if slow else TERMINATING
 
 
 def _choices(choices: Mapping[str, str], stopping: Iterable[str]) -> dict[str, str]:
