@@ -90,18 +90,21 @@ std::tuple<int, int, int> shape(const Plan& plan, int value) {
 }
 
 }  // namespace
+const Kernels& kernels_named(const std::string& name) {
+  for (const Kernels* k : all_kernels()) {
+    if (name == k->name) return *k;
+  }
+  throw std::invalid_argument("this processor does not run the kernels '" + name + "'");
+}
+
 }  // namespace tapernet
 
 NB_MODULE(_native, m) {
   using namespace tapernet;
   m.doc() = "Native kernels of tapernet; tapernet.engine is their public face.";
 
-  m.def("multiplies_bytes", [](const std::string& name) {
-    for (const Kernels* k : all_kernels()) {
-      if (name == k->name) return k->multiplies_bytes;
-    }
-    return false;
-  }, "name"_a, "Whether the processor multiplies bytes in these kernels.");
+  m.def("multiplies_bytes", [](const std::string& name) { return kernels_named(name).multiplies_bytes; }, "name"_a,
+        "Whether the processor multiplies bytes in these kernels.");
   m.def("kernels", [] {
     std::vector<std::string> names;
     for (const Kernels* k : all_kernels()) names.emplace_back(k->name);
@@ -110,13 +113,7 @@ NB_MODULE(_native, m) {
 
   nb::class_<Network>(m, "Network")
       .def("__init__", [](Network* self, const std::string& name) {
-        for (const Kernels* k : all_kernels()) {
-          if (name == k->name) {
-            new (self) Network(*k);
-            return;
-          }
-        }
-        throw std::invalid_argument("this processor does not run the kernels '" + name + "'");
+        new (self) Network(kernels_named(name));
       }, "kernels"_a)
       .def("bytes", &Network::bytes, "Bytes of packed weights.")
       .def("input", [](Network& n, const std::vector<std::tuple<int, int>>& runs, bool narrow) {

@@ -24,6 +24,14 @@ def whole(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randint(-8, 9, shape).float()
 
 
+def drawn(data: st.DataObject, channels: int, filters: int) -> nn.Conv2d:
+    draw = data.draw
+    return nn.Conv2d(
+        channels, filters, draw(st.integers(1, 5), "kernel"), draw(st.integers(1, 2), "stride"),
+        draw(st.integers(0, 2), "padding"), draw(st.integers(1, 2), "dilation"), bias=draw(st.booleans(), "bias"),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("kernels", KERNELS)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
@@ -31,10 +39,7 @@ def test_random_layers_and_checks(kernels: str, data: st.DataObject) -> None:
     draw = data.draw
     torch.manual_seed(draw(st.integers(0, 99), "seed"))
     channels, filters = draw(st.integers(1, 40), "channels"), draw(st.integers(1, 40), "filters")
-    conv = nn.Conv2d(
-        channels, filters, draw(st.integers(1, 5), "kernel"), draw(st.integers(1, 2), "stride"),
-        draw(st.integers(0, 2), "padding"), draw(st.integers(1, 2), "dilation"), bias=draw(st.booleans(), "bias"),
-    )  # fmt: skip
+    conv = drawn(data, channels, filters)
     with torch.no_grad():
         for parameter in conv.parameters():
             parameter.copy_(whole(tuple(parameter.shape)))
@@ -106,10 +111,7 @@ def test_random_layers_with_rounded_sums(kernels: str, data: st.DataObject) -> N
     draw = data.draw
     torch.manual_seed(draw(st.integers(0, 99), "seed"))
     channels, filters = draw(st.integers(1, 40), "channels"), draw(st.integers(1, 70), "filters")
-    conv = nn.Conv2d(
-        channels, filters, draw(st.integers(1, 5), "kernel"), draw(st.integers(1, 2), "stride"),
-        draw(st.integers(0, 2), "padding"), draw(st.integers(1, 2), "dilation"), bias=draw(st.booleans(), "bias"),
-    )  # fmt: skip
+    conv = drawn(data, channels, filters)
     x = torch.rand(3, channels, draw(st.integers(9, 36), "h"), draw(st.integers(9, 36), "w"))
     x -= draw(st.sampled_from([0.0, 0.4, 2.0]), "lowest")
     net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x, bias_first=draw(st.booleans(), "bias first")).eval()

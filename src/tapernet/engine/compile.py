@@ -123,7 +123,7 @@ def _attributes(lowered: Lowered, model: nn.Module) -> dict[str, Any]:
 
 def _usual(layer: TerminatingConv2d, kernels: str) -> str:
     """How a layer runs that nothing was said of: it stops, unless its sums in bytes would cost more than exact ones."""
-    slow = any(check.bits for check in layer.checks) and extension() and not extension().multiplies_bytes(kernels)
+    slow = layer.rounds and extension() and not extension().multiplies_bytes(kernels)
     return DENSE if slow else TERMINATING
 
 

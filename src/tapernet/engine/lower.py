@@ -176,7 +176,7 @@ class _Lowering:
             raise _Unsupported("checks in a grouped convolution")
         if self.ranges > 1:
             raise _Unsupported("checks under several profiles")
-        if any(check.bits for check in conv.checks) and conv.weight[0].numel() > MOST_ROUNDED:
+        if conv.rounds and conv.weight[0].numel() > MOST_ROUNDED:
             raise _Unsupported(f"sums of more than {MOST_ROUNDED:,} bytes' products")
         return True, True
 
@@ -196,7 +196,7 @@ class _Lowering:
         number = self.network.terminating(
             finish.name, value.id, layers.weight_of(conv, 0), runs, layers.window_of(conv), len(self.native.stops),
             thresholds, bias, conv.options.bias_first, mean, high,
-            weight_steps(conv.weight) if any(check.bits for check in conv.checks) else None,
+            weight_steps(conv.weight) if conv.rounds else None,
         )  # fmt: skip
         self.native.stops.append(stops)
         self.done(finish, TERMINATING, self.result(finish, runs, number))

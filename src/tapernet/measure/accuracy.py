@@ -22,8 +22,6 @@ def accuracies(
         budgets: where to measure.
         batch_size: images run at once.
     """
-    device = next(net.parameters()).device
-    pairs = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
     training = net.training
     net.eval()
     try:
@@ -31,8 +29,14 @@ def accuracies(
             result = []
             for budget in budgets:
                 with at(net, budget):
-                    right = sum(int((net(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in pairs)
-                result.append(right / len(labels))
+                    result.append(right_answers(net, images, labels, batch_size) / len(labels))
             return result
     finally:
         net.train(training)
+
+
+def right_answers(net: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> int:
+    """How many images the network, as it is, gives their label's score the highest; arguments as in `accuracies`."""
+    device = next(net.parameters()).device
+    pairs = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+    return sum(int((net(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in pairs)

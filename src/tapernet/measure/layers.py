@@ -22,7 +22,7 @@ def layer_table(net: nn.Module, report: TerminationReport) -> Any:
     title = f"{report.done:,.0f} of {report.total:,} MACs an image: {report.saved:.1%} saved"
     layers = terminating_layers(net)
     caption = "TP, TN, FP, FN: positive means not stopped; true, that the full sum agrees"
-    if any(check.bits for layer in layers.values() for check in layer.checks):
+    if any(layer.rounds for layer in layers.values()):
         caption += ". Products of bytes are not counted"
     table = Table(title=title, caption=caption)
     for heading in ("layer", "check", "MACs", "of", "saved", "TP", "TN", "FP", "FN"):
@@ -46,7 +46,7 @@ def positions(layer: TerminatingConv2d, terms: int) -> str:
     """
     if layer.options.order == EXACT:
         return "every negative weight"
-    if any(check.bits for check in layer.checks):
+    if layer.rounds:
         return f"all {terms}, in bytes"
     found = [_range(check.positions(layer.terms, terms, layer.out_channels), terms) for check in layer.checks]
     return f"{', '.join(found)} / {terms}" if found else "none"

@@ -167,6 +167,11 @@ class TerminatingConv2d(nn.Conv2d):
         """The checks, first position first."""
         return self._checks
 
+    @property
+    def rounds(self) -> bool:
+        """Whether its check is of a sum rounded to bytes."""
+        return any(check.bits for check in self._checks)
+
     def set_checks(self, checks: Sequence[Check]) -> None:
         """Replaces the checks; none at all makes this a plain convolution.
 

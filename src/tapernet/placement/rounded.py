@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tapernet.measure.accuracy import right_answers
 from tapernet.nn.check import BITS, Check
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.terminating import terminating_layers
@@ -64,7 +65,5 @@ def _check(net: nn.Module, paths: Sequence[str]) -> Checks:
 
 def _right(net: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> int:
     """Right answers at the budget that is set."""
-    device = next(net.parameters()).device
-    pairs = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     with eval_mode(net), torch.inference_mode():
-        return sum(int((net(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in pairs)
+        return right_answers(net, images, labels, batch_size)
