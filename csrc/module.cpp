@@ -89,7 +89,6 @@ std::tuple<int, int, int> shape(const Plan& plan, int value) {
   return {channels(plan.view(value).kept), layout.height, layout.width};
 }
 
-}  // namespace
 const Kernels& kernels_named(const std::string& name) {
   for (const Kernels* k : all_kernels()) {
     if (name == k->name) return *k;
@@ -97,6 +96,7 @@ const Kernels& kernels_named(const std::string& name) {
   throw std::invalid_argument("this processor does not run the kernels '" + name + "'");
 }
 
+}  // namespace
 }  // namespace tapernet
 
 NB_MODULE(_native, m) {
