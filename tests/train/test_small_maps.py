@@ -1,20 +1,26 @@
-"""Weight gradients by taps are those of torch."""
+"""Convolutions by products are those of torch."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tapernet.train.small_maps import ByTaps, SmallMaps
+from tapernet.train.small_maps import ByProducts, SmallMaps
 
 
-@pytest.mark.parametrize(("kernel", "padding"), [((3, 3), (1, 1)), ((1, 1), (0, 0)), ((5, 3), (2, 0))])
-def test_gradients_are_those_of_finite_differences(kernel: tuple[int, int], padding: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((3, 3), (1, 1)), ((1, 1), (0, 0)), ((5, 3), (2, 0)), ((3, 4), (0, 1))]
+)
+@pytest.mark.parametrize("few", [0, 9, 16])
+def test_gradients_are_those_of_finite_differences(
+    kernel: tuple[int, int], padding: tuple[int, int], few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapernet.train.small_maps.FEW_PIXELS", few)
     torch.manual_seed(0)
     input, bias = torch.randn(2, 3, 5, 4).double(), torch.randn(4).double()
     weight = torch.randn(4, 3, *kernel).double()
     assert torch.autograd.gradcheck(
-        lambda *tensors: ByTaps.apply(*tensors, padding), [t.requires_grad_() for t in (input, weight, bias)]
+        lambda *tensors: ByProducts.apply(*tensors, padding), [t.requires_grad_() for t in (input, weight, bias)]
     )
 
 
@@ -24,6 +30,7 @@ def test_gradients_are_those_of_finite_differences(kernel: tuple[int, int], padd
     [
         ({}, 4, True), ({"bias": False}, 4, True), ({"kernel_size": 1, "padding": 0}, 2, True), ({}, 16, False),
         ({"stride": 2}, 4, False), ({"groups": 2}, 4, False), ({"dilation": 2, "padding": 2}, 4, False),
+        ({}, 3, True), ({"out_channels": 4096}, 4, True), ({"padding": 3}, 1, False),
         ({"padding": "same"}, 4, False), ({"padding_mode": "circular"}, 4, True),
     ],
 )  # fmt: skip
@@ -35,8 +42,8 @@ def test_a_step_in_bfloat16_has_the_gradients_of_full_precision(
     layer.to(memory_format=layout)  # type: ignore[call-overload]
     images = torch.randn(8, 32, side, side).to(memory_format=layout).requires_grad_()
     calls = []
-    forward = ByTaps.forward
-    monkeypatch.setattr(ByTaps, "forward", staticmethod(lambda *given: calls.append(1) or forward(*given)))
+    forward = ByProducts.forward
+    monkeypatch.setattr(ByProducts, "forward", staticmethod(lambda *given: calls.append(1) or forward(*given)))
     tensors = [images, *layer.parameters()]
     expected = torch.autograd.grad(layer(images).square().sum(), tensors)
     with SmallMaps(), torch.autocast("cpu", torch.bfloat16):
