@@ -386,3 +386,15 @@ def test_a_loss_that_explodes_stops_the_run(plain: nn.Module, train: ImageData, 
     net: TaperedNet = taper(plain, EXAMPLE)
     with pytest.raises(TrainingError, match="a lower lr may help"):
         fit(net, train, val, IDP(), Settings(optimizer="sgd", lr=1e30), progress=False)
+
+
+def test_validation_is_in_the_precision_of_the_training(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    """And the finished network is in full precision again."""
+    net, seen = taper(plain, EXAMPLE), []
+    net.register_forward_hook(lambda _, __, scores: seen.append((net.training, scores.dtype)))
+    history = fit(net, train, val, IDP(max_epochs=8), Settings(precision="bf16-mixed", batch_size=20), progress=False)
+    assert (True, torch.bfloat16) in seen
+    assert (False, torch.bfloat16) in seen
+    (found,) = accuracies(net, val.as_float(), val.labels, [1.0])
+    assert history.rows[-1]["val"] == pytest.approx(found, abs=0.1)
+    assert seen[-1] == (False, torch.float32)

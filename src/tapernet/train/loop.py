@@ -283,8 +283,9 @@ class _Run:
     def _validate(self, stage: Stage, loss: float) -> None:
         """Appends the epoch's row, and keeps the weights if they are the best so far."""
         budgets = stage.objective.budgets
-        self._calibrate(budgets)
-        found = accuracies(self.net, self.val_images, self.val_labels, budgets)
+        with self.fabric.autocast():  # in the precision of the training, which is much faster where it is a lower one
+            self._calibrate(budgets)
+            found = accuracies(self.net, self.val_images, self.val_labels, budgets)
         self._forget_statistics()
         total = sum(stage.objective.weights.values())
         joint = sum(stage.objective.weights[b] * a for b, a in zip(budgets, found, strict=True)) / total
