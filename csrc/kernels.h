@@ -122,6 +122,11 @@ struct RoundedCall {
   int count;                   // of pixels, 64 at most
   const Segment* segments;     // whole blocks: lengths are multiples of 16, weights those of 16 filters
   int segment_count;
+  // The segments as a processor with tiles wants them: one after the other, a new row of 64 wherever the weights jump.
+  const Segment* runs;         // `input` is where a run starts in the packed inputs of a pixel, a multiple of 64
+  int run_count;
+  int row;                     // of a pixel's packed inputs, a multiple of 64
+  uint8_t* packed;             // memory for 64 rows and one line more
   const int8_t* weights;       // [block of filters][product / 4][16 filters][4 products]
   ptrdiff_t weight_stride;     // from one block of filters to the next
   int blocks;                  // of filters
@@ -172,6 +177,7 @@ struct Kernels {
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // null where the processor or the compiler has no AVX2 and FMA
 const Kernels* avx512_kernels();  // null without AVX-512 F, BW, DQ and VL
+const Kernels* amx_kernels();     // those, with tiles of bytes; null without AMX, or where the system withholds it
 const Kernels* neon_kernels();    // null where the processor is not an AArch64
 
 }  // namespace tapernet

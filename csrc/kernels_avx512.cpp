@@ -1,8 +1,10 @@
-// The kernels for AVX-512; the build compiles this file with those flags where the compiler knows them.
+// The kernels for AVX-512, with and without AMX; the build compiles this file with the flags of the former where the
+// compiler knows them.
 #include "kernels.h"
 
 #if defined(__AVX512F__) && defined(__AVX512VL__)
 #include "kernel_table.h"
+#include "kernel_tiles.h"
 
 const tapernet::Kernels* tapernet::avx512_kernels() {
   static const Kernels kernels = [] {
@@ -15,6 +17,22 @@ const tapernet::Kernels* tapernet::avx512_kernels() {
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return has ? &kernels : nullptr;
 }
+
+const tapernet::Kernels* tapernet::amx_kernels() {
+#if defined(TAPERNET_TILES)
+  if (!avx512_kernels() || !may_use_tiles()) return nullptr;
+  static const Kernels kernels = [] {
+    Kernels made = make_kernels("amx");
+    made.multiplies_bytes = true;
+    made.rounded_sums = rounded_sums_tiles;
+    return made;
+  }();
+  return &kernels;
+#else
+  return nullptr;
+#endif
+}
 #else
 const tapernet::Kernels* tapernet::avx512_kernels() { return nullptr; }
+const tapernet::Kernels* tapernet::amx_kernels() { return nullptr; }
 #endif

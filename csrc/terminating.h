@@ -298,7 +298,8 @@ class TerminatingStep : public SparseStep {
 struct RoundedFilters {
   // From the filters as `Terminating` packs them, and a step for each.
   RoundedFilters(const Buffer& filters, ptrdiff_t stride, const std::vector<float>& steps)
-      : bytes_(divide_up(static_cast<int>(steps.size()), kLanes) * kLanes * stride / sizeof(float)), stride_(stride) {
+      : bytes_((divide_up(static_cast<int>(steps.size()), kLanes) * kLanes * stride + kSlack) / sizeof(float)),
+        stride_(stride) {
     for (size_t f = 0; f < steps.size(); ++f) {
       const float* const from = filters.data() + f * stride;
       int8_t* const to = data() + f / kLanes * block() + f % kLanes * kTogether;
@@ -330,6 +331,7 @@ struct RoundedFilters {
  private:
   static constexpr float kMost = 127;
   static constexpr int kTogether = 4;  // products that a processor adds at once
+  static constexpr int kSlack = 64 * kLanes;  // so far may be read, but not used, from the last product on
   Buffer bytes_;
   ptrdiff_t stride_;
 };
@@ -343,18 +345,20 @@ class RoundedStep : public SparseStep {
     const Area all = whole_area(window, {out_.layout.height, out_.layout.width});
     segments_ = segments(window, all, in_, 0, in_.layout.blocks, kLanes, true);
     for (int f = 0; f < kept_filters_; ++f) weight_sums_.push_back(rounded.sum(f, segments_));
+    join_runs();
   }
 
   void run(Workspace& w, int images) const override {
     int32_t* const least = reinterpret_cast<int32_t*>(w.scratch.data() + memory_floats());
-    uint8_t* const bytes = reinterpret_cast<uint8_t*>(least + filter_slots());
+    uint8_t* const packed = reinterpret_cast<uint8_t*>(least + filter_slots());
+    uint8_t* const bytes = packed + packed_bytes();
     const Memory m = memory(w.scratch.data());
     for (int image = 0; image < images; ++image) {
       const bool finite = round(w, image, bytes, least);
       for (int y = 0; y < out_.layout.height; y += tile_rows()) {
         for (int x = 0; x < out_.layout.width; x += columns_) {
           std::fill_n(m.sums, tile_floats(), 0.0f);
-          look(bytes, y, x, finite, least, m.alive);
+          look(bytes, packed, y, x, finite, least, m.alive);
           finish_tile(w, image, y, x, m);
         }
       }
@@ -362,12 +366,31 @@ class RoundedStep : public SparseStep {
   }
 
   size_t scratch_floats() const override {
-    return memory_floats() + filter_slots() + in_.layout.image() / sizeof(float) + kLanes;
+    return memory_floats() + filter_slots() + (in_.layout.image() + packed_bytes()) / sizeof(float) + kLanes;
   }
-  size_t bytes() const override { return weight_sums_.size() * sizeof(int64_t) + segments_.size() * sizeof(Segment); }
+  size_t bytes() const override {
+    return weight_sums_.size() * sizeof(int64_t) + (segments_.size() + runs_.size()) * sizeof(Segment);
+  }
 
  private:
   static constexpr int kMost = 255, kMiddle = 128;
+  static constexpr int kLine = 64;
+
+  ptrdiff_t packed_bytes() const { return kTilePixels * row_ + kLine; }
+
+  // The segments whose weights lie one after the other, as one.
+  void join_runs() {
+    for (const Segment& s : segments_) {
+      if (!runs_.empty() && runs_.back().weight + runs_.back().length * kLanes == s.weight) {
+        runs_.back().length += s.length;
+      } else {
+        const int from = runs_.empty() ? 0 : runs_.back().input + divide_up(runs_.back().length, kLine) * kLine;
+        runs_.push_back({from, s.weight, s.length});
+      }
+    }
+    const int lines = runs_.empty() ? 0 : (runs_.back().input + runs_.back().length + kLine - 1) / kLine;
+    row_ = (lines | 1) * kLine;  // an odd number, since rows that are powers of two apart share a place in the cache
+  }
 
   // The image in bytes: 0 to 255 from nought to its greatest value, or, if some are negative, 1 to 255 around 128. And
   // for each filter the least sum that goes on. False if the image has values that are not finite: then all go on.
@@ -398,7 +421,8 @@ class RoundedStep : public SparseStep {
     return true;
   }
 
-  void look(const uint8_t* bytes, int y, int x, bool finite, const int32_t* least, uint64_t* alive) const {
+  void look(const uint8_t* bytes, uint8_t* packed, int y, int x, bool finite, const int32_t* least,
+            uint64_t* alive) const {
     const uint64_t exist = existing(y, x);
     if (!finite) {
       std::fill_n(alive, kept_filters_, exist);
@@ -409,7 +433,8 @@ class RoundedStep : public SparseStep {
     int count = 0;
     for (uint64_t left = exist; left; left &= left - 1) pixels[count++] = pixels_[__builtin_ctzll(left)];
     kernels_.rounded_sums({bytes + window_.patch(in_.layout, y, x), pixels, count, segments_.data(),
-                           static_cast<int>(segments_.size()), rounded_.data(), rounded_.block(),
+                           static_cast<int>(segments_.size()), runs_.data(), static_cast<int>(runs_.size()), row_,
+                           packed, rounded_.data(), rounded_.block(),
                            divide_up(kept_filters_, kLanes), least, alive});
     for (int f = 0; f < kept_filters_; ++f) alive[f] = spread(alive[f], exist);
   }
@@ -426,6 +451,8 @@ class RoundedStep : public SparseStep {
 
   const RoundedFilters& rounded_;
   std::vector<Segment> segments_;
+  std::vector<Segment> runs_;         // of segments, see RoundedCall
+  int row_ = 0;
   std::vector<int64_t> weight_sums_;  // of each kept filter
 };
 

@@ -353,7 +353,8 @@ bool check(const Kernels& k) {
 int main() {
   using namespace tapernet;
   bool held = true;
-  const std::pair<const char*, const Kernels*> all[] = {{"avx512", avx512_kernels()},
+  const std::pair<const char*, const Kernels*> all[] = {{"amx", amx_kernels()},
+                                                        {"avx512", avx512_kernels()},
                                                         {"avx2", avx2_kernels()},
                                                         {"neon", neon_kernels()},
                                                         {"portable", portable_kernels()}};
