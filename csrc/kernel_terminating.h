@@ -96,24 +96,22 @@ void partial_sums(const tapernet::PartialCall& c) {
   }
 }
 
-constexpr int kDots = 8;  // survivors whose dot products share the loads of the weights
+constexpr int kDots = kRegisters >= 32 ? 16 : 8;  // survivors whose dot products share the loads of the weights
 
 inline Vec total(const Vec (&chains)[1]) { return chains[0]; }
 inline Vec total(const Vec (&chains)[2]) { return chains[0] + chains[1]; }
 
-// N dot products with the weights of one filter over the segments of a chunk, in result[0..N). The segments' length is
+// N dot products with the weights of one filter over the segments, in result[0..N). The segments' length is
 // 16 * Blocks, or anything if that is zero.
 template <int N, int Blocks>
-inline void dots(const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels, int chunk,
-                 float* result) {
+inline void dots(const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels, float* result) {
   // A sum waits for the product before it: few sums need a second one each to keep the processor busy.
   constexpr int kChains = 2 * N + 3 <= kRegisters ? 2 : 1;
   const float* in[N];
   Vec sum[kDots][kChains] = {};
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < N; ++i) in[i] = pixels[i];
-  const tapernet::Segment* const end = c.segments + c.chunks[chunk + 1];
-  for (const tapernet::Segment* s = c.segments + c.chunks[chunk]; s < end; ++s) {
+  for (const tapernet::Segment* s = c.segments; s < c.segments + c.segment_count; ++s) {
     const float* w = weights + s->weight;
     const ptrdiff_t from = s->input;
     const int length = Blocks ? Blocks * tapernet::kLanes : s->length;
@@ -122,12 +120,12 @@ inline void dots(const tapernet::SurvivorCall& c, const float* weights, const fl
 #pragma GCC unroll 4
       for (int v = 0; v < tapernet::kLanes; v += kWidth) {
         const Vec weight = Wide::load(w + k + v);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < N; ++i) sum[i][(k + v) / kWidth % kChains] += weight * Wide::load(in[i] + from + k + v);
       }
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int i = 0; i < N; i += 4) {
     Four::Vec a = fold(total(sum[i])), b = fold(total(sum[i + 1]));
     Four::Vec d = fold(total(sum[i + 2])), e = fold(total(sum[i + 3]));
@@ -138,36 +136,42 @@ inline void dots(const tapernet::SurvivorCall& c, const float* weights, const fl
 
 template <int Blocks>
 inline void dots_of(int count, const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels,
-                    int chunk, float* result) {
+                    float* result) {
   switch (count) {
-    case 1: return dots<1, Blocks>(c, weights, pixels, chunk, result);
-    case 2: return dots<2, Blocks>(c, weights, pixels, chunk, result);
-    case 3: return dots<3, Blocks>(c, weights, pixels, chunk, result);
-    case 4: return dots<4, Blocks>(c, weights, pixels, chunk, result);
-    case 5: return dots<5, Blocks>(c, weights, pixels, chunk, result);
-    case 6: return dots<6, Blocks>(c, weights, pixels, chunk, result);
-    case 7: return dots<7, Blocks>(c, weights, pixels, chunk, result);
-    default: return dots<8, Blocks>(c, weights, pixels, chunk, result);
+    case 1: return dots<1, Blocks>(c, weights, pixels, result);
+    case 2: return dots<2, Blocks>(c, weights, pixels, result);
+    case 3: return dots<3, Blocks>(c, weights, pixels, result);
+    case 4: return dots<4, Blocks>(c, weights, pixels, result);
+    case 5: return dots<5, Blocks>(c, weights, pixels, result);
+    case 6: return dots<6, Blocks>(c, weights, pixels, result);
+    case 7: return dots<7, Blocks>(c, weights, pixels, result);
+    case 8: return dots<8, Blocks>(c, weights, pixels, result);
+    case 9: return dots<9, Blocks>(c, weights, pixels, result);
+    case 10: return dots<10, Blocks>(c, weights, pixels, result);
+    case 11: return dots<11, Blocks>(c, weights, pixels, result);
+    case 12: return dots<12, Blocks>(c, weights, pixels, result);
+    case 13: return dots<13, Blocks>(c, weights, pixels, result);
+    case 14: return dots<14, Blocks>(c, weights, pixels, result);
+    case 15: return dots<15, Blocks>(c, weights, pixels, result);
+    default: return dots<16, Blocks>(c, weights, pixels, result);
   }
 }
 
 template <int Blocks>
 void survivors_of(const tapernet::SurvivorCall& c) {
-  for (int chunk = 0; chunk < c.chunk_count; ++chunk) {
-    for (int f = 0; f < c.filters; ++f) {
-      const float* weights = c.weights + f * c.weight_stride;
-      float* sums = c.sums + static_cast<ptrdiff_t>(f) * tapernet::kTilePixels;
-      for (uint64_t alive = c.alive[f]; alive;) {
-        const float* pixels[kDots];
-        int at[kDots], count = 0;
-        for (; alive && count < kDots; alive &= alive - 1, ++count) {
-          at[count] = __builtin_ctzll(alive);
-          pixels[count] = c.input + c.pixels[at[count]];
-        }
-        float result[kDots];
-        dots_of<Blocks>(count, c, weights, pixels, chunk, result);
-        for (int i = 0; i < count; ++i) sums[at[i]] = result[i] + (chunk == 0 ? c.bias[f] : sums[at[i]]);
+  for (int f = 0; f < c.filters; ++f) {
+    const float* weights = c.weights + f * c.weight_stride;
+    float* sums = c.sums + static_cast<ptrdiff_t>(f) * tapernet::kTilePixels;
+    for (uint64_t alive = c.alive[f]; alive;) {
+      const float* pixels[kDots];
+      int at[kDots], count = 0;
+      for (; alive && count < kDots; alive &= alive - 1, ++count) {
+        at[count] = __builtin_ctzll(alive);
+        pixels[count] = c.input + c.pixels[at[count]];
       }
+      float result[kDots];
+      dots_of<Blocks>(count, c, weights, pixels, result);
+      for (int i = 0; i < count; ++i) sums[at[i]] = result[i] + (c.bias ? c.bias[f] : sums[at[i]]);
     }
   }
 }

@@ -134,19 +134,18 @@ struct RoundedCall {
   uint64_t* alive;             // [filter], out: bit i tells whether pixel i goes on
 };
 
-// The full sums of the outputs of a tile that did not stop.
+// Some products of the full sums of the outputs of a tile that did not stop.
 struct SurvivorCall {
   const uint64_t* alive;       // [filter]
   int filters;
   const float* input;          // in blocks of 16 channels, at the patch of the tile's first pixel
   const int32_t* pixels;       // [64], where the patch of each pixel starts, from there
   const Segment* segments;     // whole vectors: lengths are multiples of 16
-  const int* chunks;           // bounds of segments whose inputs fit the first cache: chunk_count + 1
-  int chunk_count;
+  int segment_count;
   int blocks;                  // blocks of 16 in every segment, or zero if they differ
   const float* weights;        // a filter after the other
   ptrdiff_t weight_stride;
-  const float* bias;
+  const float* bias;           // where the sums begin; null where they go on from `sums`
   float* sums;                 // [filter][64]; only survivors are written
 };
 

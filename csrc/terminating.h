@@ -70,6 +70,9 @@ class SparseStep : public Step {
       if (run.first_block != 0) throw std::logic_error("a terminating convolution writes one run of channels");
       kept_filters_ = run.channels;
     }
+    if (survivor_chunks_.size() > 2) {
+      together_ = std::max(1, std::min(kMostTogether, static_cast<int>(kSumsFloats / std::max<size_t>(1, tile_floats()))));
+    }
   }
 
  protected:
@@ -95,16 +98,27 @@ class SparseStep : public Step {
     float* sums;
     uint64_t* alive;
   };
-  size_t memory_floats() const { return tile_floats() + 2 * filter_slots(); }
-  Memory memory(float* from) const { return {from, reinterpret_cast<uint64_t*>(from + tile_floats())}; }
+  size_t memory_floats() const { return together_ * (tile_floats() + 2 * filter_slots()); }
 
-  // Computes the outputs of a tile that are alive, and writes all of them.
-  void finish_tile(Workspace& w, int image, int y, int x, const Memory& m) const {
-    const float* const patch = in_.image(w, image) + window_.patch(in_.layout, y, x);
-    kernels_.survivors({m.alive, kept_filters_, patch, pixels_, segments_.data(), survivor_chunks_.data(),
-                        static_cast<int>(survivor_chunks_.size()) - 1, blocks_, filters_.data(), stride_,
-                        checks_.bias.data(), m.sums});
-    write(w, image, y, x, m.sums);
+  // Computes the rows [begin, end) of an image's outputs. `look(y, x, memory)` sets a tile's outputs, zero but for those
+  // that a check sets, and which of them are to be computed.
+  template <class Look>
+  void each_tile(Workspace& w, int image, int begin, int end, float* memory, Look look) const {
+    Tile tiles[kMostTogether];
+    int count = 0;
+    for (int y = begin; y < end; y += tile_rows()) {
+      for (int x = 0; x < out_.layout.width; x += columns_) {
+        float* const of_tile = memory + count * (tile_floats() + 2 * filter_slots());
+        tiles[count] = {y, x, {of_tile, reinterpret_cast<uint64_t*>(of_tile + tile_floats())}};
+        std::fill_n(of_tile, tile_floats(), 0.0f);
+        look(y, x, tiles[count].memory);
+        if (++count == together_) {
+          finish(w, image, tiles, count);
+          count = 0;
+        }
+      }
+    }
+    finish(w, image, tiles, count);
   }
 
   const Kernels& kernels_;
@@ -121,6 +135,27 @@ class SparseStep : public Step {
   static constexpr float kOnes[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   static constexpr float kZeros[kLanes] = {};
   static constexpr int kCacheFloats = 32 * 1024 / sizeof(float);  // of the first cache, for a tile's inputs
+  static constexpr size_t kSumsFloats = 256 * 1024 / sizeof(float);  // of the second cache, for tiles' outputs
+  static constexpr int kMostTogether = 4;
+
+  struct Tile {
+    int y, x;
+    Memory memory;
+  };
+
+  // Computes the outputs of tiles that are alive, and writes all of them. A chunk after the other, since the second cache
+  // need then hold the weights of one alone.
+  void finish(Workspace& w, int image, const Tile* tiles, int count) const {
+    for (size_t chunk = 0; chunk + 1 < survivor_chunks_.size(); ++chunk) {
+      for (const Tile* t = tiles; t < tiles + count; ++t) {
+        const float* const patch = in_.image(w, image) + window_.patch(in_.layout, t->y, t->x);
+        kernels_.survivors({t->memory.alive, kept_filters_, patch, pixels_, segments_.data() + survivor_chunks_[chunk],
+                            survivor_chunks_[chunk + 1] - survivor_chunks_[chunk], blocks_, filters_.data(), stride_,
+                            chunk == 0 ? checks_.bias.data() : nullptr, t->memory.sums});
+      }
+    }
+    for (const Tile* t = tiles; t < tiles + count; ++t) write(w, image, t->y, t->x, t->memory.sums);
+  }
 
   // ReLU, and from one filter after the other to blocks of filters.
   void write(Workspace& w, int image, int y, int x, const float* sums) const {
@@ -138,6 +173,7 @@ class SparseStep : public Step {
   std::vector<Segment> segments_;
   std::vector<int> survivor_chunks_;
   int blocks_ = 0;  // of 16 in every segment, if they are alike
+  int together_ = 1;  // tiles
 };
 
 // Sums that stop at checks on the way.
@@ -155,17 +191,13 @@ class TerminatingStep : public SparseStep {
 
   void run(Workspace& w, int images) const override {
     float* const partial = w.scratch.data() + planes_floats() + apart_floats();
-    const Memory m = memory(partial + tile_floats());
     for (int image = 0; image < images; ++image) {
       for (int strip = 0; strip < out_.layout.height; strip += planes_.of_strip) {
         fill_planes(w, image, strip);
         const int end = std::min(out_.layout.height, strip + planes_.of_strip);
-        for (int y = strip; y < end; y += tile_rows()) {
-          for (int x = 0; x < out_.layout.width; x += columns_) {
-            check_tile(w.scratch.data(), partial, y, y - strip, x, m);
-            finish_tile(w, image, y, x, m);
-          }
-        }
+        each_tile(w, image, strip, end, partial + tile_floats(), [&](int y, int x, const Memory& m) {
+          check_tile(w.scratch.data(), partial, y, y - strip, x, m);
+        });
       }
     }
   }
@@ -279,7 +311,6 @@ class TerminatingStep : public SparseStep {
   // Which of a tile's outputs do not stop; `row` is its first in the strip that the planes hold.
   void check_tile(const float* planes, float* partial, int y, int row, int x, const Memory& m) const {
     std::fill_n(m.alive, kept_filters_, existing(y, x));
-    std::fill_n(m.sums, tile_floats(), 0.0f);
     const ptrdiff_t stride = window_.stride_h * planes_.row();
     kernels_.partial_sums({planes + row * stride + x, stride, columns_, taps_.data(), bounds_.data(), checks_count_,
                            tap_chunks_, kept_filters_, checks_.start.data(), thresholds_.data(), partial,
@@ -352,16 +383,11 @@ class RoundedStep : public SparseStep {
     int32_t* const least = reinterpret_cast<int32_t*>(w.scratch.data() + memory_floats());
     uint8_t* const packed = reinterpret_cast<uint8_t*>(least + filter_slots());
     uint8_t* const bytes = packed + packed_bytes();
-    const Memory m = memory(w.scratch.data());
     for (int image = 0; image < images; ++image) {
       const bool finite = round(w, image, bytes, least);
-      for (int y = 0; y < out_.layout.height; y += tile_rows()) {
-        for (int x = 0; x < out_.layout.width; x += columns_) {
-          std::fill_n(m.sums, tile_floats(), 0.0f);
-          look(bytes, packed, y, x, finite, least, m.alive);
-          finish_tile(w, image, y, x, m);
-        }
-      }
+      each_tile(w, image, 0, out_.layout.height, w.scratch.data(), [&](int y, int x, const Memory& m) {
+        look(bytes, packed, y, x, finite, least, m.alive);
+      });
     }
   }
 

@@ -192,7 +192,7 @@ bool check_survivors(const Kernels& k, Random& r) {
     list.push_back({r.between(0, area), products, length});
     products += length;
   }
-  const std::vector<int> chunks = segments > 2 ? std::vector<int>{0, 2, segments} : std::vector<int>{0, segments};
+  const bool begun = r.between(0, 1);
   std::vector<int32_t> pixels(kTilePixels);
   for (int32_t& pixel : pixels) pixel = r.between(0, area);
   std::vector<uint64_t> alive(filters);
@@ -201,9 +201,8 @@ bool check_survivors(const Kernels& k, Random& r) {
   const std::vector<float> bias = r.floats(filters);
   const auto run = [&](const Kernels& kernels) {
     std::vector<float> sums(filters * kTilePixels, 7.0f);
-    kernels.survivors({alive.data(), filters, in.data(), pixels.data(), list.data(), chunks.data(),
-                       static_cast<int>(chunks.size()) - 1, blocks, weights.data(), products, bias.data(),
-                       sums.data()});
+    kernels.survivors({alive.data(), filters, in.data(), pixels.data(), list.data(), segments, blocks,
+                       weights.data(), products, begun ? nullptr : bias.data(), sums.data()});
     return sums;
   };
   return same(run(k), run(reference::kernels));

@@ -147,8 +147,8 @@ inline void rounded_sums(const RoundedCall& c) {
 
 inline void survivors(const SurvivorCall& c) {
   each_alive(c.alive, c.filters, [&](int filter, int pixel) {
-    float sum = c.bias[filter];
-    for (int s = c.chunks[0]; s < c.chunks[c.chunk_count]; ++s) {
+    float sum = c.bias ? c.bias[filter] : c.sums[filter * kTilePixels + pixel];
+    for (int s = 0; s < c.segment_count; ++s) {
       const float* w = c.weights + filter * c.weight_stride + c.segments[s].weight;
       const float* in = c.input + c.pixels[pixel] + c.segments[s].input;
       for (int k = 0; k < c.segments[s].length; ++k) sum += in[k] * w[k];

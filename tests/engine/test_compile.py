@@ -155,6 +155,34 @@ def test_branches_and_functions(kernels: str) -> None:
             close(engine(x, budget=budget), by_torch(net, x))
 
 
+def test_modules_that_do_nothing_do_not_keep_a_layer_from_its_norm_and_relu() -> None:
+    torch.manual_seed(6)
+    layers = OrderedDict(
+        a=nn.Conv2d(3, 16, 3), drop=nn.Dropout2d(), norm=nn.BatchNorm2d(16), same=nn.Identity(), act=nn.ReLU(),
+        end=nn.Identity(), b=nn.Conv2d(16, 8, 3),
+    )  # fmt: skip
+    model, x = nn.Sequential(layers), torch.randn(2, 3, 8, 8)
+    _settle_norms(model, x)
+    engine = tn.compile(model.eval(), x)
+    assert engine.operations() == {"a": "dense", "end": "nothing to do", "b": "dense"}
+    close(engine(x), by_torch(model, x))
+    # What something else reads as well is computed as it is.
+    shared = tn.compile(_Sum(model).eval(), x)
+    close(shared(x), by_torch(_Sum(model).eval(), x))
+
+
+class _Sum(nn.Module):
+    """A layer, with its ReLU, plus the same without."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        between = self.model.same(self.model.a(x))  # type: ignore[operator]
+        return self.model.act(between) + between  # type: ignore[no-any-return, operator]
+
+
 def test_a_layer_without_a_kernel_runs_through_torch() -> None:
     torch.manual_seed(8)
     layers = OrderedDict(

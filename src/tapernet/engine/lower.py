@@ -169,8 +169,8 @@ class _Lowering:
         rectifies = conv.options.rectifies
         if conv.options.order == EXACT or not conv.checks:
             return False, rectifies
-        user = next(iter(node.users), node)
-        if not (conv.rectified or rectifies or (len(node.users) == 1 and self.clamp_of(user))):
+        _, reader = self.reader(node)
+        if not (conv.rectified or rectifies or (reader is not None and self.clamp_of(reader))):
             raise _Unsupported("what it emits may matter below zero")
         if conv.__dict__["groups"] != 1:
             raise _Unsupported("checks in a grouped convolution")
@@ -365,25 +365,35 @@ class _Lowering:
         covered, took = [node], []
         if len(variants) > 1 and selector == "none":
             selector = "range"
-        user = _only_user(node)
-        if takes_norm and variants and selector == "none" and user is not None and not clamp:
-            norm = self.modules.get(str(user.target)) if user.op == "call_module" else None
+        between, reader = self.reader(node)
+        if takes_norm and variants and selector == "none" and reader is not None and not clamp:
+            norm = self.modules.get(str(reader.target)) if reader.op == "call_module" else None
             if type(norm) in NORMS and norm is not None and self.foldable(norm):
                 channels = len(variants[0][0])
                 of_norm = layers.norm_variants(norm, self.keys, channels)
                 variants = [layers.chain(variants[0], v) for v in of_norm]
                 selector = "norm" if isinstance(norm, PrefixBatchNorm) else "none"
-                covered.append(user)
+                covered += [*between, reader]
                 took.append("batch-norm")
-                user = _only_user(user)
+                between, reader = self.reader(reader)
         limits = (0.0, math.inf) if clamp else FREE
-        if user is not None and (limits_of_user := self.clamp_of(user)) is not None:
-            limits = limits_of_user
-            covered.append(user)
+        if reader is not None and (limits_of_reader := self.clamp_of(reader)) is not None:
+            limits = limits_of_reader
+            covered += [*between, reader]
             took.append("ReLU")
         elif clamp:
             took.append("ReLU")
         return _Finish(self.name_of(node), covered, tuple(took), (variants, selector, *limits), limits)
+
+    def reader(self, node: fx.Node) -> tuple[list[fx.Node], fx.Node | None]:
+        """What alone reads a value, None if several do, and the modules between them that do nothing."""
+        between: list[fx.Node] = []
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+            if node.op != "call_module" or type(self.modules[str(node.target)]) not in NOTHING:
+                return between, node
+            between.append(node)
+        return between, None
 
     def clamp_of(self, node: fx.Node) -> tuple[float, float] | None:
         module = self.modules.get(str(node.target)) if node.op == "call_module" else module_of(node)
@@ -452,10 +462,6 @@ class _Finish:
     took: tuple[str, ...] = ()
     arguments: tuple[Any, ...] = ()
     limits: tuple[float, float] = FREE
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 _Rule = Callable[[_Lowering, fx.Node, nn.Module, fx.Node], None]
