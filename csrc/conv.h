@@ -297,7 +297,8 @@ class ConvStep : public Step {
       }
       dense_({pixels.inputs, pixels.outputs, groups, count_groups, static_cast<int>(products[0].chunks.size()) - 1,
               filters_.data(), filters_.stride(), begin, end, end == part.end ? part.last_filters : kLanes,
-              out_.layout.block(), finish_.scale.data(), finish_.shift.data(), finish_.low, finish_.high});
+              out_.layout.block(), finish_.scale.data(), finish_.shift.data(), finish_.low, finish_.high,
+              filters_.bytes() > kLargeWeights});
     }
   }
 

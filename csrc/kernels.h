@@ -45,6 +45,7 @@ struct DenseCall {
   const float* scale;          // result = clamp(sum * scale + shift), one of each for a filter
   const float* shift;
   float low, high;
+  bool far;                    // whether the weights are more than the second cache holds, and worth fetching ahead
 };
 
 // A row of output pixels of a depthwise convolution, one block of channels.
