@@ -52,6 +52,8 @@ def bench(
     if batch < 1 or rounds < 1:
         raise ConfigError("batch and rounds are whole numbers from 1")
     if output is not None:
+        if Path(output).suffix != ".json":
+            raise ConfigError(f"the result is a .json file, which {output} is not")
         check_writable(output, beside=(".png",))
     network, spec = _network(net)
     test, calibration = None, None
