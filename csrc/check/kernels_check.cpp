@@ -59,6 +59,7 @@ bool check_dense(const Kernels& k, Random& r) {
   std::vector<float> scale = r.floats(blocks * kLanes), shift = r.floats(blocks * kLanes);
   std::fill(scale.end() - kLanes + last, scale.end(), 0.0f);
   std::fill(shift.end() - kLanes + last, shift.end(), 0.0f);
+  const bool far = r.between(0, 1);
   const auto run = [&](const Kernels& kernels) {
     std::vector<float> out(blocks * pixels * kLanes, 7.0f);
     std::vector<const float*> inputs;
@@ -70,7 +71,8 @@ bool check_dense(const Kernels& k, Random& r) {
     const PixelGroup groups[] = {{0, middle, list.data(), chunks.data()},
                                  {middle, pixels, list.data() + 1, fewer.data()}};
     kernels.dense({inputs.data(), outputs.data(), groups, 2, static_cast<int>(chunks.size()) - 1, weights.data(),
-                   products * kLanes, begin, blocks, last, pixels * kLanes, scale.data(), shift.data(), -40.0f, 90.0f});
+                   products * kLanes, begin, blocks, last, pixels * kLanes, scale.data(), shift.data(), -40.0f, 90.0f,
+                   far});
     return out;
   };
   return same(run(k), run(reference::kernels));
