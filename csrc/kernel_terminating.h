@@ -134,26 +134,17 @@ inline void dots(const tapernet::SurvivorCall& c, const float* weights, const fl
   }
 }
 
-template <int Blocks>
+// `count` dot products, of which there are First at least and Last at most.
+template <int First, int Last, int Blocks>
 inline void dots_of(int count, const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels,
                     float* result) {
-  switch (count) {
-    case 1: return dots<1, Blocks>(c, weights, pixels, result);
-    case 2: return dots<2, Blocks>(c, weights, pixels, result);
-    case 3: return dots<3, Blocks>(c, weights, pixels, result);
-    case 4: return dots<4, Blocks>(c, weights, pixels, result);
-    case 5: return dots<5, Blocks>(c, weights, pixels, result);
-    case 6: return dots<6, Blocks>(c, weights, pixels, result);
-    case 7: return dots<7, Blocks>(c, weights, pixels, result);
-    case 8: return dots<8, Blocks>(c, weights, pixels, result);
-    case 9: return dots<9, Blocks>(c, weights, pixels, result);
-    case 10: return dots<10, Blocks>(c, weights, pixels, result);
-    case 11: return dots<11, Blocks>(c, weights, pixels, result);
-    case 12: return dots<12, Blocks>(c, weights, pixels, result);
-    case 13: return dots<13, Blocks>(c, weights, pixels, result);
-    case 14: return dots<14, Blocks>(c, weights, pixels, result);
-    case 15: return dots<15, Blocks>(c, weights, pixels, result);
-    default: return dots<16, Blocks>(c, weights, pixels, result);
+  constexpr int kMiddle = (First + Last) / 2;
+  if constexpr (First == Last) {
+    dots<First, Blocks>(c, weights, pixels, result);
+  } else if (count <= kMiddle) {
+    dots_of<First, kMiddle, Blocks>(count, c, weights, pixels, result);
+  } else {
+    dots_of<kMiddle + 1, Last, Blocks>(count, c, weights, pixels, result);
   }
 }
 
@@ -170,7 +161,7 @@ void survivors_of(const tapernet::SurvivorCall& c) {
         pixels[count] = c.input + c.pixels[at[count]];
       }
       float result[kDots];
-      dots_of<Blocks>(count, c, weights, pixels, result);
+      dots_of<1, kDots, Blocks>(count, c, weights, pixels, result);
       for (int i = 0; i < count; ++i) sums[at[i]] = result[i] + (c.bias ? c.bias[f] : sums[at[i]]);
     }
   }
