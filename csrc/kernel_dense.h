@@ -39,6 +39,9 @@ class Ahead {
     for (int i = 0; i < kTogether && next_block(); ++i) left_ = 0;
   }
 
+  // Nothing is left to fetch, or never was.
+  bool done() const { return lines_ == 0; }
+
   void fetch() {
     for (int i = 0; i < lines_; ++i) {
       while (left_ == 0) {
@@ -122,14 +125,23 @@ void dense_tile(const tapernet::DenseCall& c, const tapernet::PixelGroup& group,
     }
   }
   const float* const weights = c.weights + block * c.weight_stride;
+  const tapernet::Segment* const begin = group.segments + group.chunks[chunk];
   const tapernet::Segment* const end = group.segments + group.chunks[chunk + 1];
-  for (const tapernet::Segment* s = group.segments + group.chunks[chunk]; s < end; ++s) {
-    const float* w = weights + s->weight;
-    const ptrdiff_t from = s->input;
-    for (int k = 0; k < s->length;) {
-      ahead.fetch();
-      const int upto = s->length - k > Ahead::kApart ? k + Ahead::kApart : s->length;
-      for (; k < upto; ++k) step<P, V>(sum, in, from + k, w + k * tapernet::kLanes, c.weight_stride);
+  if (ahead.done()) {
+    for (const tapernet::Segment* s = begin; s < end; ++s) {
+      const float* w = weights + s->weight;
+      const ptrdiff_t from = s->input;
+      for (int k = 0; k < s->length; ++k) step<P, V>(sum, in, from + k, w + k * tapernet::kLanes, c.weight_stride);
+    }
+  } else {
+    for (const tapernet::Segment* s = begin; s < end; ++s) {
+      for (int first = 0; first < s->length; first += Ahead::kApart) {
+        ahead.fetch();
+        const int count = s->length - first > Ahead::kApart ? Ahead::kApart : s->length - first;
+        const float* w = weights + s->weight + first * tapernet::kLanes;
+        const ptrdiff_t from = s->input + first;
+        for (int k = 0; k < count; ++k) step<P, V>(sum, in, from + k, w + k * tapernet::kLanes, c.weight_stride);
+      }
     }
   }
   const bool last = chunk + 1 == c.chunk_count;
