@@ -128,14 +128,15 @@ __attribute__((target("avx512vnni"))) void byte_products(const tapernet::Rounded
   }
 }
 
+// Of 32 pixels, which do not stop in a filter: a bit for each, from a bit for each filter by pixel.
+inline uint64_t going_on(__m512i stopped, int filter) {
+  return _mm512_testn_epi16_mask(stopped, _mm512_set1_epi16(static_cast<short>(1 << filter)));
+}
+
 // From a bit for each filter, by pixel, to a bit for each pixel, by filter.
 inline void turn(const uint16_t (&stopped)[tapernet::kTilePixels], uint64_t* alive) {
   const __m512i first = _mm512_loadu_si512(stopped), second = _mm512_loadu_si512(stopped + 32);
-  for (int f = 0; f < tapernet::kLanes; ++f) {
-    const __m512i bit = _mm512_set1_epi16(static_cast<short>(1 << f));
-    alive[f] = _mm512_testn_epi16_mask(first, bit) |
-               static_cast<uint64_t>(_mm512_testn_epi16_mask(second, bit)) << 32;
-  }
+  for (int f = 0; f < tapernet::kLanes; ++f) alive[f] = going_on(first, f) | going_on(second, f) << 32;
 }
 
 void rounded_sums_vnni(const tapernet::RoundedCall& c) {

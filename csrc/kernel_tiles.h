@@ -103,10 +103,7 @@ __attribute__((target("amx-tile,amx-int8"))) void tile_products(const tapernet::
     compare(sums[2 * v], c.least + first, stopped);
     compare(sums[2 * v + 1], c.least + first, stopped + kTileRows);
     const __m512i by_pixel = _mm512_loadu_si512(stopped);
-    for (int f = 0; f < tapernet::kLanes; ++f) {
-      const __m512i bit = _mm512_set1_epi16(static_cast<short>(1 << f));
-      c.alive[first + f] |= static_cast<uint64_t>(_mm512_testn_epi16_mask(by_pixel, bit)) << pixel;
-    }
+    for (int f = 0; f < tapernet::kLanes; ++f) c.alive[first + f] |= going_on(by_pixel, f) << pixel;
   }
 }
 

@@ -98,7 +98,8 @@ class SparseStep : public Step {
     float* sums;
     uint64_t* alive;
   };
-  size_t memory_floats() const { return together_ * (tile_floats() + 2 * filter_slots()); }
+  size_t memory_of_tile() const { return tile_floats() + 2 * filter_slots(); }
+  size_t memory_floats() const { return together_ * memory_of_tile(); }
 
   // Computes the rows [begin, end) of an image's outputs. `look(y, x, memory)` sets a tile's outputs, zero but for those
   // that a check sets, and which of them are to be computed.
@@ -108,7 +109,7 @@ class SparseStep : public Step {
     int count = 0;
     for (int y = begin; y < end; y += tile_rows()) {
       for (int x = 0; x < out_.layout.width; x += columns_) {
-        float* const of_tile = memory + count * (tile_floats() + 2 * filter_slots());
+        float* const of_tile = memory + count * memory_of_tile();
         tiles[count] = {y, x, {of_tile, reinterpret_cast<uint64_t*>(of_tile + tile_floats())}};
         std::fill_n(of_tile, tile_floats(), 0.0f);
         look(y, x, tiles[count].memory);
