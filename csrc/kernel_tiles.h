@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr int kTileRows = 16, kTileBytes = 64;
+constexpr int kTileRows = 16, kTileBytes = 64, kTileFloats = 256;
 
 // Whether the processor has tiles of bytes, and the system, which saves them for each thread, lets this process use them.
 bool may_use_tiles() {

@@ -48,6 +48,55 @@ struct DenseCall {
   bool far;                    // whether the weights are more than the second cache holds, and worth fetching ahead
 };
 
+// Floats as two bfloat16 halves each, that add up to them, nearly: `low` is how far a low half lies from its high one.
+struct Halves {
+  uint16_t* data;
+  ptrdiff_t low;
+};
+
+// Floats to halves, in vectors of 16.
+struct SplitCall {
+  const float* input;
+  int vectors;
+  Halves output;
+  ptrdiff_t pitch;             // halves from where a vector goes to where the next one does
+};
+
+// Halves of several pixels, from where they lie to a row for each.
+struct GatherCall {
+  const uint16_t* const* inputs;  // of each pixel, where its patch starts among the high halves
+  ptrdiff_t low;
+  int pixels;
+  const Segment* segments;     // `weight` is where in the row they go; ascending, and zeros go between and after them
+  int segment_count;
+  Halves rows;
+  ptrdiff_t stride;            // from a row to the next
+  int length;                  // of a row, a multiple of 32
+};
+
+// The products of pixels with the weights of several blocks of filters. A tile is of some pixels whose halves lie evenly
+// apart.
+struct HalvesCall {
+  const uint16_t* const* tiles;  // of each tile, where its first pixel's high halves start
+  int tile_count;
+  int tile_pixels;             // that may be read of each, 16 at most
+  const int* pixels;           // that there are in each
+  ptrdiff_t stride, low;       // from one pixel's halves to the next one's, and from high halves to low ones
+  const Segment* runs;         // neighbouring products, a multiple of 32
+  int run_count;
+  const float* weights;        // in place of those for DenseCall: of two products of 16 filters all high halves, all low ones
+  ptrdiff_t weight_stride;
+  int begin, end;              // blocks of filters
+  float* sums;                 // [block][tile][16 pixels][filter], memory for sums under way: of 8 tiles at least
+  bool first, last;            // whether these are a sum's first products, and its last ones
+  float* const* outputs;       // [tile][tile_pixels], these as for DenseCall
+  ptrdiff_t output_stride;
+  const float* scale;
+  const float* shift;
+  float low_bound, high_bound;
+  bool far;                    // as for DenseCall
+};
+
 // A row of output pixels of a depthwise convolution, one block of channels.
 struct DepthwiseCall {
   const float* input;          // patch of the first pixel
@@ -172,12 +221,17 @@ struct Kernels {
   void (*rounded_sums)(const RoundedCall&);
   bool multiplies_bytes;  // whether the processor does, so that rounded sums take less time than exact ones
   void (*survivors)(const SurvivorCall&);
+  // Null but for kernels that multiply floats as halves; there `multiply` serves in place of `dense`.
+  void (*split)(const SplitCall&);
+  void (*gather)(const GatherCall&);
+  void (*multiply)(const HalvesCall&);
 };
 
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // null where the processor or the compiler has no AVX2 and FMA
 const Kernels* avx512_kernels();  // null without AVX-512 F, BW, DQ and VL
 const Kernels* amx_kernels();     // those, with tiles of bytes; null without AMX, or where the system withholds it
+const Kernels* bf16x3_kernels();  // those, with floats as two bfloat16 each; null where AMX or vectors lack bfloat16
 const Kernels* neon_kernels();    // null where the processor is not an AArch64
 
 }  // namespace tapernet

@@ -4,6 +4,7 @@
 
 #if defined(__AVX512F__) && defined(__AVX512VL__)
 #include "kernel_table.h"
+#include "kernel_halves.h"
 #include "kernel_tiles.h"
 
 const tapernet::Kernels* tapernet::avx512_kernels() {
@@ -32,7 +33,25 @@ const tapernet::Kernels* tapernet::amx_kernels() {
   return nullptr;
 #endif
 }
+
+const tapernet::Kernels* tapernet::bf16x3_kernels() {
+#if defined(TAPERNET_TILES)
+  if (!amx_kernels() || !multiplies_halves()) return nullptr;
+  static const Kernels kernels = [] {
+    Kernels made = *amx_kernels();
+    made.name = "amx-bf16x3";
+    made.split = split;
+    made.gather = gather;
+    made.multiply = multiply;
+    return made;
+  }();
+  return &kernels;
+#else
+  return nullptr;
+#endif
+}
 #else
 const tapernet::Kernels* tapernet::avx512_kernels() { return nullptr; }
 const tapernet::Kernels* tapernet::amx_kernels() { return nullptr; }
+const tapernet::Kernels* tapernet::bf16x3_kernels() { return nullptr; }
 #endif

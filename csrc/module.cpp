@@ -89,9 +89,17 @@ std::tuple<int, int, int> shape(const Plan& plan, int value) {
   return {channels(plan.view(value).kept), layout.height, layout.width};
 }
 
+std::vector<std::string> names(const std::vector<const Kernels*>& kernels) {
+  std::vector<std::string> result;
+  for (const Kernels* k : kernels) result.emplace_back(k->name);
+  return result;
+}
+
 const Kernels& kernels_named(const std::string& name) {
-  for (const Kernels* k : all_kernels()) {
-    if (name == k->name) return *k;
+  for (const std::vector<const Kernels*>& some : {all_kernels(), all_rough_kernels()}) {
+    for (const Kernels* k : some) {
+      if (name == k->name) return *k;
+    }
   }
   throw std::invalid_argument("this processor does not run the kernels '" + name + "'");
 }
@@ -105,11 +113,8 @@ NB_MODULE(_native, m) {
 
   m.def("multiplies_bytes", [](const std::string& name) { return kernels_named(name).multiplies_bytes; }, "name"_a,
         "Whether the processor multiplies bytes in these kernels.");
-  m.def("kernels", [] {
-    std::vector<std::string> names;
-    for (const Kernels* k : all_kernels()) names.emplace_back(k->name);
-    return names;
-  }, "The instruction sets that this processor has, best first.");
+  m.def("kernels", [] { return names(all_kernels()); }, "The instruction sets that this processor has, best first.");
+  m.def("rough_kernels", [] { return names(all_rough_kernels()); }, "Those with products of fewer bits than float32's.");
 
   nb::class_<Network>(m, "Network")
       .def("__init__", [](Network* self, const std::string& name) {
@@ -134,7 +139,7 @@ NB_MODULE(_native, m) {
         std::vector<const float*> pointers;
         for (const Array& w : weights) pointers.push_back(w.data());
         auto op = std::make_unique<Conv>(pointers, n.values.at(input), n.values.at(output), s, groups,
-                                         whole, epilogue(variants, selector, low, high));
+                                         whole, epilogue(variants, selector, low, high), n.kernels);
         return add(n, std::move(op), name, {input}, output);
       }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "whole"_a, "variants"_a, "selector"_a,
            "low"_a, "high"_a)

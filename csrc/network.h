@@ -48,6 +48,12 @@ inline std::vector<const Kernels*> all_kernels() {
   return found;
 }
 
+// Those that give up some bits of a product for speed.
+inline std::vector<const Kernels*> all_rough_kernels() {
+  if (const Kernels* k = bf16x3_kernels()) return {k};
+  return {};
+}
+
 class Network {
  public:
   explicit Network(const Kernels& kernels) : kernels(kernels) {}
@@ -172,8 +178,8 @@ class Plan {
       workspace_floats_ = std::max(workspace_floats_, at + floats_of(id));
       largest = std::max(largest, floats_of(id));
     }
-    for (const auto& step : steps_) scratch_floats_ = std::max(scratch_floats_, step->scratch_floats());
     choose_images_at_once(largest);
+    scratch_floats_ = scratch_floats(1);
   }
 
   // Many images share a read of the weights; few keep their values in the cache.
@@ -181,6 +187,12 @@ class Plan {
     const size_t weights = network_->bytes() / sizeof(float);
     const size_t most = std::min<size_t>(kMostImages, kMostFloats / std::max<size_t>(1, workspace_floats_));
     images_at_once_ = static_cast<int>(std::max<size_t>(1, std::min(weights / (2 * largest_value), most)));
+  }
+
+  size_t scratch_floats(int threads) const {
+    size_t most = 0;
+    for (const auto& step : steps_) most = std::max(most, step->scratch_floats(images_at_once_, threads));
+    return most;
   }
 
   size_t floats_of(int id) const { return (views_[id].layout.image() + kLanes - 1) / kLanes * kLanes; }
@@ -205,7 +217,8 @@ class Plan {
     Workspace w = network_->workspaces.take();
     const size_t memory = workspace_floats_ * images_at_once_ + kLanes;
     if (w.memory.size() < memory) w.memory = Buffer(memory);
-    if (w.scratch.size() < scratch_floats_) w.scratch = Buffer(scratch_floats_);
+    const size_t scratch = helpers == 0 ? scratch_floats_ : scratch_floats(helpers + 1);
+    if (w.scratch.size() < scratch) w.scratch = Buffer(scratch);
     w.values.clear();
     for (size_t offset : offsets_) w.values.push_back(w.memory.data() + offset * images_at_once_);
     w.threads = &network_->threads;

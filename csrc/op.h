@@ -68,7 +68,8 @@ class Step {
   virtual ~Step() = default;
   // Runs the first `images` of the workspace. The border of the output is zero already.
   virtual void run(Workspace& workspace, int images) const = 0;
-  virtual size_t scratch_floats() const { return 0; }
+  // What it needs of the workspace's scratch for so many images on so many threads.
+  virtual size_t scratch_floats(int /*images*/, int /*threads*/) const { return 0; }
   // Memory that this budget needs beside the network's weights.
   virtual size_t bytes() const { return 0; }
 };

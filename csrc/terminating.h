@@ -203,7 +203,7 @@ class TerminatingStep : public SparseStep {
     }
   }
 
-  size_t scratch_floats() const override {
+  size_t scratch_floats(int, int) const override {
     return planes_floats() + apart_floats() + tile_floats() + memory_floats();
   }
   size_t bytes() const override {
@@ -392,7 +392,7 @@ class RoundedStep : public SparseStep {
     }
   }
 
-  size_t scratch_floats() const override {
+  size_t scratch_floats(int, int) const override {
     return memory_floats() + filter_slots() + (in_.layout.image() + packed_bytes()) / sizeof(float) + kLanes;
   }
   size_t bytes() const override {

@@ -43,8 +43,8 @@ def bench(
         budgets: where to measure, beside 1.0; by default 0.5 and 0.2 for a network with a dial.
         batch: images in a call.
         threads: that each runtime may use.
-        runtimes: torch, "torch, channels last", torch.compile, ONNX Runtime, "ONNX Runtime, int8", OpenVINO; by default
-            all that are installed.
+        runtimes: torch, "torch, channels last", torch.compile, ONNX Runtime, "ONNX Runtime, int8", OpenVINO,
+            "OpenVINO, bfloat16"; by default all that are installed.
         rounds: turns of each runtime.
         data: where the network's images are; for one that stops early, by default where it was trained.
         output: also write the result to this .json file, and its plot beside it (.png).

@@ -29,15 +29,24 @@ def warn_once() -> None:
     )
 
 
-def choose_kernels(name: str) -> str:
-    """The instruction set to use: the best one for "auto".
+PRECISIONS = ("highest", "high")
+
+
+def choose_kernels(name: str, precision: str) -> str:
+    """The kernels to use: the best ones for "auto", which with precision "high" may be rough ones.
 
     Raises:
-        ConfigError: not one that this processor has.
+        ConfigError: not an instruction set that this processor has.
     """
     found: list[str] = extension().kernels()
+    rough: list[str] = extension().rough_kernels()
     if name == "auto":
-        return found[0]
+        return rough[0] if rough and precision == "high" else found[0]
     if name not in found:
         raise ConfigError(unknown("instruction set", name, ["auto", *found]))
     return name
+
+
+def has_high_precision() -> bool:
+    """Whether this machine has kernels that "high" precision makes faster."""
+    return extension() is not None and bool(extension().rough_kernels())

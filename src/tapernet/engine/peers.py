@@ -90,13 +90,25 @@ def _onnx_runtime_int8(model: nn.Module, x: Tensor, threads: int) -> Call:
 
 @_register("OpenVINO")
 def _openvino(model: nn.Module, x: Tensor, threads: int) -> Call:
+    return _openvino_in("f32", model, x, threads)
+
+
+@_register("OpenVINO, bfloat16", exact=False)
+def _openvino_bfloat16(model: nn.Module, x: Tensor, threads: int) -> Call:
+    return _openvino_in("bf16", model, x, threads)
+
+
+def _openvino_in(precision: str, model: nn.Module, x: Tensor, threads: int) -> Call:
     need("openvino", "openvino", "OpenVINO")
     import openvino
 
+    core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeError("the processor has no bfloat16")
     with _onnx_file(model, x) as path:
-        # Without the hint it may compute in bfloat16 where the processor has that.
-        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(path, "CPU", options)
+        # Without the hint it takes bfloat16 where the processor has that.
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+        compiled = core.compile_model(path, "CPU", options)
     request, array = compiled.create_infer_request(), x.numpy()
     return lambda: request.infer([array], share_inputs=True)[0]
 

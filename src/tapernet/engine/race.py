@@ -19,7 +19,8 @@ from tapernet.data import ImageData
 from tapernet.engine.compile import compile
 from tapernet.engine.engine import Engine
 from tapernet.engine.peers import PEERS, Call
-from tapernet.engine.timings import COMPLETE, ENGINE, OWN, Race, Timing
+from tapernet.engine.native import has_high_precision
+from tapernet.engine.timings import COMPLETE, ENGINE, HIGH, OWN, Race, Timing
 from tapernet.errors import ConfigError
 from tapernet.measure.latency import using_threads
 from tapernet.measure.macs import total_macs
@@ -99,11 +100,13 @@ def race(
 def _engines(
     net: nn.Module, images: Tensor, budgets: Iterable[Budget], threads: int, calibration: Tensor | None
 ) -> dict[str, Engine]:
-    """The engine, and for a network that stops early one that does not."""
+    """The engine, for a network that stops early one that does not, and where there is one, that of high precision."""
     found = {ENGINE: compile(net, images, calibration=calibration, budgets=budgets, threads=threads)}
-    if found[ENGINE].choices:
-        dense = dict.fromkeys(found[ENGINE].choices, DENSE)
+    dense = dict.fromkeys(found[ENGINE].choices, DENSE)
+    if dense:
         found[COMPLETE] = compile(net, images, choices=dense, budgets=budgets, threads=threads)
+    if has_high_precision():
+        found[HIGH] = compile(net, images, choices=dense, budgets=budgets, threads=threads, precision="high")
     return found
 
 
@@ -201,7 +204,7 @@ def _timing(
     median, low, high = (f(seconds) * 1e3 / batch for f in (statistics.median, min, max))
     full = {t.runtime: t.milliseconds for t in before if t.budget == 1}
     share = 1.0 if budget == 1 else median / full[runtime] if runtime in full else None
-    exact = runtime in OWN or PEERS[runtime].exact
+    exact = runtime in (ENGINE, COMPLETE) or (runtime != HIGH and PEERS[runtime].exact)
     macs = (sub.done if runtime == ENGINE else sub.macs) / whole.macs
     complete = accuracy.get(COMPLETE, accuracy.get(ENGINE)) if exact else None
     return Timing(runtime, budget, exact, median, low, high, macs, share, error, accuracy.get(runtime, complete))

@@ -1,0 +1,221 @@
+// How the output of a convolution is divided among kernel calls and threads.
+#pragma once
+
+#include "filters.h"
+#include "op.h"
+#include "window.h"
+
+namespace tapernet {
+
+// How a kernel's time depends on how many pixels it is given: that of whole tiles, and a rest as so many at least.
+struct Pace {
+  int tile, least_rest;
+};
+
+// The output, divided so that few pixels multiply by the border's zeros: pixels of an area read the same taps.
+class Division {
+ public:
+  static constexpr int kMostAreas = 64;
+
+  Division(const std::vector<Band>& rows, const std::vector<Band>& columns) {
+    for (const Band& r : rows) {
+      row_area_.insert(row_area_.end(), r.outputs(), static_cast<int>(areas.size()));
+      for (const Band& c : columns) areas.push_back({r, c});
+    }
+    for (size_t c = 0; c < columns.size(); ++c) {
+      column_area_.insert(column_area_.end(), columns[c].outputs(), static_cast<int>(c));
+    }
+    for (size_t a = 0; a < areas.size(); ++a) order.push_back(static_cast<int>(a));
+    const auto products = [&](int a) { return areas[a].taps() * areas[a].pixels(); };
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return products(a) > products(b); });
+  }
+
+  int area_of(int y, int x) const { return row_area_[y] + column_area_[x]; }
+
+  // The time that a number of images takes, `together` pixels at a time, as that of so many products.
+  double cost(int images, int together, Pace pace) const {
+    const int stretches = divide_up(images * static_cast<int>(row_area_.size() * column_area_.size()), together);
+    double sum = 0;
+    for (const Area& area : areas) {
+      const int pixels = images * area.pixels(), of_stretch = std::max(1, pixels / stretches);
+      const int rest = of_stretch % pace.tile;
+      const double tiles = of_stretch - rest + (rest ? std::max(pace.least_rest, rest) : 0);
+      sum += area.taps() * tiles * pixels / of_stretch;
+    }
+    return sum;
+  }
+
+  std::vector<Area> areas;
+  std::vector<int> order;  // of areas: the one that reads most weights first, so that the others find them in the cache
+
+ private:
+  std::vector<int> row_area_, column_area_;
+};
+
+// Which divisions a kernel allows: none, those whose areas are as wide as the output, or all.
+enum class Cuts { none, rows, both };
+
+// The whole output as one area, and the divisions that pay with one image or with many.
+class Divisions {
+ public:
+  Divisions(const Sliding& window, const Layout& in, const Layout& out, int together, Pace pace, Cuts cuts)
+      : together_(together), pace_(pace) {
+    const Area whole = whole_area(window, {out.height, out.width});
+    add({{whole.rows}, {whole.columns}});
+    const std::vector<Band> rows =
+        bands(in.height, out.height, window.kernel_h, window.stride_h, window.dilation_h, window.top);
+    const std::vector<Band> columns =
+        bands(in.width, out.width, window.kernel_w, window.stride_w, window.dilation_w, window.left);
+    if (cuts != Cuts::none && pays({rows, {whole.columns}})) add({rows, {whole.columns}});
+    if (cuts == Cuts::both && pays({rows, columns})) add({rows, columns});
+  }
+
+  size_t size() const { return all_.size(); }
+  const Division& operator[](size_t i) const { return all_[i]; }
+
+  // The number of the one that takes so many images the least time.
+  size_t best(int images) const {
+    size_t best = 0;
+    double least = kGain * cost(0, images);
+    for (size_t i = 1; i < size(); ++i) {
+      if (cost(i, images) < least) best = i, least = cost(i, images);
+    }
+    return best;
+  }
+
+ private:
+  static constexpr int kManyImages = 16;  // a division that does not pay with so many never does
+  static constexpr double kGain = 0.95;   // what is left of the time; less is lost on smaller pieces
+
+  void add(Division division) { all_.push_back(std::move(division)); }
+  double cost(size_t i, int images) const { return all_[i].cost(images, together_, pace_); }
+  bool pays(const Division& division) const {
+    if (division.areas.size() > Division::kMostAreas) return false;
+    const auto pays = [&](int n) { return division.cost(n, together_, pace_) < kGain * cost(0, n); };
+    return pays(1) || pays(kManyImages);
+  }
+
+  std::vector<Division> all_;
+  int together_;
+  Pace pace_;
+};
+
+// A stretch of output pixels, over the images of a call as one long row, the pixels of each area of a division side by side.
+class Stretch {
+ public:
+  static constexpr int kMost = 384;  // pixels
+
+  // Calls place(at, image, row, column) for every pixel.
+  template <class Place>
+  Stretch(Size out, const Division& division, int first, int count, Place place) {
+    const int of_image = out.height * out.width;
+    const int image = first / of_image, y = first % of_image / out.width, x = first % out.width;
+    const size_t areas = division.areas.size();
+    std::fill_n(begin, areas + 1, 0);
+    if (areas == 1) {
+      begin[1] = count;
+    } else {
+      const auto add = [&](int, int row, int column) { ++begin[division.area_of(row, column) + 1]; };
+      each_pixel(out, image, y, x, count, add);
+      for (size_t a = 0; a < areas; ++a) begin[a + 1] += begin[a];
+    }
+    int next[Division::kMostAreas];
+    std::copy_n(begin, areas, next);
+    each_pixel(out, image, y, x, count, [&](int image, int row, int column) {
+      place(next[division.area_of(row, column)]++, image, row, column);
+    });
+  }
+
+  int begin[Division::kMostAreas + 1];  // of each area's pixels
+
+ private:
+  template <class F>
+  static void each_pixel(Size out, int image, int y, int x, int count, F f) {
+    for (int i = 0; i < count; ++i) {
+      f(image, y, x);
+      if (++x < out.width) continue;
+      x = 0;
+      if (++y < out.height) continue;
+      y = 0;
+      ++image;
+    }
+  }
+};
+
+// A convolution that computes everything, by stretches of pixels and shares of the filters.
+class DividedStep : public Step {
+ public:
+  DividedStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
+              const Context& c)
+      : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), filters_(filters),
+        finish_(epilogue, value, c) {
+    const double filters_kept = channels(out_.kept), taps = window.taps();
+    products_ = std::min(channels(in_.kept), filters.span() * in_.layout.lanes) * taps * filters_kept;
+  }
+
+ protected:
+  // Blocks of filters that read the same inputs.
+  struct Part {
+    int begin, end;
+    int last_filters;  // that the budget keeps of the last block
+    int first_input;   // block of the input
+
+    // Those of one share.
+    std::pair<int, int> share(int i, int shares) const {
+      const int blocks = end - begin;
+      return {begin + blocks * i / shares, begin + blocks * (i + 1) / shares};
+    }
+  };
+
+  static bool large(const PackedFilters& filters) { return filters.bytes() > kLargeWeights; }
+  Size output() const { return {out_.layout.height, out_.layout.width}; }
+
+  // With groups, every block is a part of its own.
+  std::vector<Part> parts(bool grouped) const {
+    std::vector<Part> result;
+    for (const Kept& run : out_.kept) {
+      for (int b = 0; b < run.blocks(); ++b) {
+        const int block = run.first_block + b, kept = std::min(kLanes, run.channels - b * kLanes);
+        if (!result.empty() && !grouped && result.back().end == block) {
+          ++result.back().end;
+          result.back().last_filters = kept;
+        } else {
+          result.push_back({block, block + 1, kept, filters_.first(block)});
+        }
+      }
+    }
+    return result;
+  }
+
+  // How many threads work, on how many tasks: stretches, or shares of the filters where there are few of those.
+  struct Work {
+    int stretches, shares, threads;
+  };
+  Work work(const Workspace& w, int images, int stretches) const {
+    const double total = static_cast<double>(images) * out_.layout.height * out_.layout.width * products_;
+    const int most = w.helpers > 0 && total > kWorthDividing ? w.helpers + 1 : 1;
+    const int shares = divide_up(most, stretches);
+    return {stretches, shares, std::min(most, stretches * shares)};
+  }
+  // Calls f(stretch, share, thread) for all of them.
+  template <class F>
+  static void each_task(const Workspace& w, const Work& work, F f) {
+    w.divide(work.threads, [&](int thread) {
+      for (int i = thread; i < work.stretches * work.shares; i += work.threads) f(i / work.shares, i % work.shares, thread);
+    });
+  }
+
+  const Kernels& kernels_;
+  View in_, out_;
+  Sliding window_;
+  const PackedFilters& filters_;
+  Finish finish_;
+
+ private:
+  static constexpr double kWorthDividing = 1e6;     // products; waking a thread takes some ten microseconds
+  static constexpr size_t kLargeWeights = 1 << 20;  // more than the second cache likes to hold
+
+  double products_;  // of one output pixel
+};
+
+}  // namespace tapernet
