@@ -18,7 +18,7 @@ from tapernet.train.recipes import Recipe
 C = TypeVar("C")
 UNION = re.compile(r'key "([^"]+)": Does not validate.*?Subtypes: \[(.+?)\] Errors:.*Given value: (.*)')
 """jsonargparse's message for a value that is of none of an option's types."""
-RECIPE_OR_NULL = re.compile(r'Does not validate.*?Recipe\'>, .*? Errors: - (.*?) - Expected a .*')
+RECIPE_OR_NULL = re.compile(r"Does not validate.*?Recipe\'>, .*? Errors: - (.*?) - Expected a .*")
 """The same for a recipe, where what is wrong with it is all that matters."""
 
 

@@ -80,8 +80,10 @@ def coefficients(profile: ProfileSpec, n: int) -> Tensor:
         raise ConfigError("profile coefficients are finite and not negative")
     rise = next((i for i, (a, b) in enumerate(pairwise(values)) if b > a), None)
     if rise is not None:
-        raise ConfigError(f"a profile does not increase, but coefficient {rise + 1} is {values[rise]:g} "
-                          f"and the next {values[rise + 1]:g}")
+        raise ConfigError(
+            f"a profile does not increase, but coefficient {rise + 1} is {values[rise]:g} "
+            f"and the next {values[rise + 1]:g}"
+        )
     return torch.tensor(values, dtype=torch.float32)
 
 

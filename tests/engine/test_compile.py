@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_reference import KERNELS, by_torch, close, needs_kernels
+from engine_reference import KERNELS, ROUGH, by_torch, close, needs_kernels
 from torch import Tensor, nn
 
 import tapernet as tn
@@ -141,7 +141,7 @@ class _Branches(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", KERNELS + ROUGH)
 def test_branches_and_functions(kernels: str) -> None:
     torch.manual_seed(7)
     model, x = _Branches().eval(), torch.randn(3, 3, 16, 16)

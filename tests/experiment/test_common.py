@@ -25,7 +25,7 @@ def test_what_was_said_must_be_said_again() -> None:
     assert not unchanged({"training": None}, {"training": {"epochs": 3}}, USUAL)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "{\"curves\": 3}", "{\"curves\": [{\"name\": \"a\"}]}", "cut of"])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"curves": 3}', '{"curves": [{"name": "a"}]}', "cut of"])
 def test_what_is_no_result_file_is_refused_and_kept(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)

@@ -42,8 +42,8 @@ def choose_kernels(name: str, precision: str) -> str:
     rough: list[str] = extension().rough_kernels()
     if name == "auto":
         return rough[0] if rough and precision == "high" else found[0]
-    if name not in found:
-        raise ConfigError(unknown("instruction set", name, ["auto", *found]))
+    if name not in (*found, *rough):
+        raise ConfigError(unknown("instruction set", name, ["auto", *found, *rough]))
     return name
 
 

@@ -18,8 +18,8 @@ from tapernet.convert.terminate import unterminated
 from tapernet.data import ImageData
 from tapernet.engine.compile import compile
 from tapernet.engine.engine import Engine
-from tapernet.engine.peers import PEERS, Call
 from tapernet.engine.native import has_high_precision
+from tapernet.engine.peers import PEERS, Call
 from tapernet.engine.timings import COMPLETE, ENGINE, HIGH, OWN, Race, Timing
 from tapernet.errors import ConfigError
 from tapernet.measure.latency import using_threads

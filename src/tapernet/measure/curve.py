@@ -89,8 +89,9 @@ class Curve:
             table.add_column(heading, justify="right")
         for p in self.points:
             ms = "" if p.milliseconds is None else f"{p.milliseconds:.3f}"
-            table.add_row(shown(p.budget), f"{p.accuracy:.2%}", f"{p.macs:,}", f"{p.paper_macs:,}",
-                          f"{p.parameters:,}", ms)
+            table.add_row(
+                shown(p.budget), f"{p.accuracy:.2%}", f"{p.macs:,}", f"{p.paper_macs:,}", f"{p.parameters:,}", ms
+            )
         return table
 
 

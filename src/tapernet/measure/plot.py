@@ -25,8 +25,14 @@ def plot_curves(curves: Sequence["Curve"], ax: Any = None) -> Any:
         ax.plot([p.macs / 1e3 for p in named], [p.accuracy * 100 for p in named], "x", color=drawn.get_color())
     if len(curves) == 1:
         for p in curves[0].points:
-            ax.annotate(shown(p.budget), (p.macs / 1e3, p.accuracy * 100), textcoords="offset points",
-                        xytext=(4, -11), fontsize=8, color="0.4")
+            ax.annotate(
+                shown(p.budget),
+                (p.macs / 1e3, p.accuracy * 100),
+                textcoords="offset points",
+                xytext=(4, -11),
+                fontsize=8,
+                color="0.4",
+            )
     ax.set(xlabel="thousand multiply-accumulates per image", ylabel="accuracy (%)")
     ax.grid(alpha=0.3)
     ax.legend()

@@ -237,9 +237,7 @@ class TerminatingConv2d(nn.Conv2d):
             return _straight_through(F.relu(emitted), F.relu(full))
         return F.relu(emitted) if self.options.rectifies else emitted
 
-    def _partial_sums(
-        self, input: Tensor, weight: Tensor, start: Tensor | None, full: Tensor, stage: _Stage
-    ) -> Tensor:
+    def _partial_sums(self, input: Tensor, weight: Tensor, start: Tensor | None, full: Tensor, stage: _Stage) -> Tensor:
         convolve: Callable[..., Tensor] = super()._conv_forward
         if stage.mask is not None:
             return convolve(input, weight * stage.mask, start)

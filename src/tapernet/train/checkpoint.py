@@ -96,8 +96,10 @@ def load_checkpoint(path: Path, run: str, content: str) -> Checkpoint:
     """
     tensors, header = read_tensors(path, kind=KIND, version=VERSION)
     if header["run"] != run:
-        raise ConfigError(f"{path} belongs to a run with other settings; choose another folder or delete it.\n"
-                          f"there: {header['run']}\nhere:  {run}")
+        raise ConfigError(
+            f"{path} belongs to a run with other settings; choose another folder or delete it.\n"
+            f"there: {header['run']}\nhere:  {run}"
+        )
     if header.get("content", content) != content:
         raise ConfigError(f"{path} belongs to a run on other images, or of a network with another profile, keep or "
                           f"multiple; choose another folder or delete it")  # fmt: skip

@@ -135,8 +135,10 @@ def _check_data(net: nn.Module, train: ImageData, val: ImageData, settings: Sett
         for _, pixels in settings.sides:
             _check_side(net, images, pixels)
     if scores.ndim != 2 or scores.shape[1] != train.classes:
-        raise DataError(f"the network gives scores of shape {tuple(scores.shape[1:])} for an image, "
-                        f"but the data set has {train.classes} classes")
+        raise DataError(
+            f"the network gives scores of shape {tuple(scores.shape[1:])} for an image, "
+            f"but the data set has {train.classes} classes"
+        )
 
 
 def _check_side(net: nn.Module, images: Tensor, pixels: int) -> None:

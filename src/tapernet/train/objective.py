@@ -119,8 +119,10 @@ class Sandwich(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.extra <= len(self.weights) - 2:
-            raise ConfigError(f"the sandwich rule draws 0 to {len(self.weights) - 2} budgets between the largest and "
-                              f"the smallest of {len(self.weights)}, not {self.extra}")
+            raise ConfigError(
+                f"the sandwich rule draws 0 to {len(self.weights) - 2} budgets between the largest and "
+                f"the smallest of {len(self.weights)}, not {self.extra}"
+            )
 
     def draw(self, rng: random.Random) -> Terms:
         """Largest, drawn ones, smallest."""

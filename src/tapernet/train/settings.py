@@ -55,8 +55,11 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for kind, name, valid in (("optimizer", self.optimizer, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES),
-                                   ("order of profiles", self.profile_order, PROFILE_ORDERS)):
+        for kind, name, valid in (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+            ("order of profiles", self.profile_order, PROFILE_ORDERS),
+        ):
             if name not in valid:
                 raise ConfigError(unknown(kind, name, valid))
         if not isinstance(self.batch_size, int) or self.batch_size < 1:

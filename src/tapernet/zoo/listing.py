@@ -27,8 +27,14 @@ def tables() -> list[Any]:
             net = zoo.create(name, **arguments)
             shape = arguments["input_shape"]
             macs = total_macs(net, torch.zeros(1, *shape))
-            networks.add_row(name, "x".join(map(str, shape)), str(arguments["classes"]), f"{macs.usual:,}",
-                             f"{macs.paper:,}", f"{count_parameters(net):,}")
+            networks.add_row(
+                name,
+                "x".join(map(str, shape)),
+                str(arguments["classes"]),
+                f"{macs.usual:,}",
+                f"{macs.paper:,}",
+                f"{count_parameters(net):,}",
+            )
     files = Table(title="trained networks")
     for heading in ("name", "kilobytes"):
         files.add_column(heading)

@@ -28,8 +28,9 @@ class MPIDP(Recipe):
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage for each range; raises ConfigError for a network with a single profile."""
         if not isinstance(net, TaperedNet) or len(net.ranges) < 2:
-            raise ConfigError("MPIDP trains a network with several profiles: taper(..., profile={0.5: 'linear', "
-                              "1.0: 'linear'})")
+            raise ConfigError(
+                "MPIDP trains a network with several profiles: taper(..., profile={0.5: 'linear', 1.0: 'linear'})"
+            )
         below: float | None = None
         for upper in net.ranges:
             budget = upper / 100
