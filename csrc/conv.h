@@ -127,12 +127,8 @@ class Conv : public Op {
   }
   std::unique_ptr<Step> plan(const Context& c) const override {
     const PackedFilters& filters = filters_[filters_.size() > 1 ? c.setting.range : 0];
-    const auto make = [&](auto* step) -> std::unique_ptr<Step> {
-      return std::make_unique<std::remove_pointer_t<decltype(step)>>(filters, window_, epilogue_, out_, groups_ > 1, c);
-    };
-    if (!c.kernels.multiply) return make(static_cast<VectorStep*>(nullptr));
-    if (RowsStep::serves(window_, c)) return make(static_cast<RowsStep*>(nullptr));
-    return make(static_cast<GatherStep*>(nullptr));
+    if (!c.kernels.multiply) return make<VectorStep>(filters, c);
+    return RowsStep::serves(window_, c) ? make<RowsStep>(filters, c) : make<GatherStep>(filters, c);
   }
   size_t bytes() const override {
     size_t sum = epilogue_.bytes();
@@ -141,6 +137,11 @@ class Conv : public Op {
   }
 
  private:
+  template <class T>
+  std::unique_ptr<Step> make(const PackedFilters& filters, const Context& c) const {
+    return std::make_unique<T>(filters, window_, epilogue_, out_, groups_ > 1, c);
+  }
+
   Value out_;
   Sliding window_;
   int groups_;

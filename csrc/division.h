@@ -120,7 +120,7 @@ class Stretch {
       for (size_t a = 0; a < areas; ++a) begin[a + 1] += begin[a];
     }
     int next[Division::kMostAreas];
-    std::copy_n(begin, areas, next);
+    for (size_t a = 0; a < areas; ++a) next[a] = begin[a];
     each_pixel(out, image, y, x, count, [&](int image, int row, int column) {
       place(next[division.area_of(row, column)]++, image, row, column);
     });

@@ -78,7 +78,7 @@ class HalvesStep : public DividedStep {
   // side, as far as their weights do.
   std::vector<Chunk> chunks(const Area& area, int first, bool gathered) const {
     const std::vector<Segment> all = products(area, first);
-    const std::vector<int> bounds = chunk_bounds(all, large(filters_) ? kChunkProducts : INT32_MAX);
+    const std::vector<int> bounds = chunk_bounds(all, large(filters_) ? kChunkProducts : 1 << 30);
     std::vector<Chunk> result;
     for (size_t i = 0; i + 1 < bounds.size(); ++i) {
       Chunk chunk;
@@ -136,11 +136,13 @@ class HalvesStep : public DividedStep {
 
   void split(Workspace& w, int images, int threads) const {
     const Halves all = halves(w, images);
-    // Of few channels, whole tiles are read from the last row's patch; what comes after it must be a number.
-    std::fill_n(all.data + all.low + images * split_.image(), 2 * kTogether, uint16_t{0});
     w.divide(threads, [&](int thread) {
       for (int image = thread; image < images; image += threads) split_image(w, image, all);
     });
+    // Of few channels, whole tiles are read from the last patch on; what comes after the images must be a number.
+    const ptrdiff_t end = images * split_.image();
+    std::fill(all.data + end, all.data + all.low, uint16_t{0});
+    std::fill_n(all.data + all.low + end, 2 * kTogether, uint16_t{0});
   }
 
   bool narrow_;

@@ -30,8 +30,10 @@ struct Pair {
 };
 
 TAPERNET_HALVES inline Pair halves(__m512 x) {
+  constexpr __mmask16 kAll = 0xffff;  // the masked forms, all lanes of them: see round_to_bytes
   const __m256i high = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
-  const __m512 rest = x - _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+  const __m512i back = _mm512_maskz_slli_epi32(kAll, _mm512_maskz_cvtepu16_epi32(kAll, high), 16);
+  const __m512 rest = x - _mm512_castsi512_ps(back);
   return {high, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(rest))};
 }
 
