@@ -117,10 +117,12 @@ class Stretch {
     } else {
       const auto add = [&](int, int row, int column) { ++begin[division.area_of(row, column) + 1]; };
       each_pixel(out, image, y, x, count, add);
-      for (size_t a = 0; a < areas; ++a) begin[a + 1] += begin[a];
     }
     int next[Division::kMostAreas];
-    for (size_t a = 0; a < areas; ++a) next[a] = begin[a];
+    for (size_t a = 0; a < areas; ++a) {
+      next[a] = begin[a];
+      begin[a + 1] += begin[a];
+    }
     each_pixel(out, image, y, x, count, [&](int image, int row, int column) {
       place(next[division.area_of(row, column)]++, image, row, column);
     });

@@ -9,6 +9,7 @@
 
 namespace tapernet {
 
+// What both ways to take the inputs have in common.
 class HalvesStep : public DividedStep {
  public:
   HalvesStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
@@ -21,6 +22,8 @@ class HalvesStep : public DividedStep {
     }
   }
 
+  size_t bytes() const override { return finish_.bytes() + segments_ * sizeof(Segment); }
+
  protected:
   static constexpr int kTogether = PackedFilters::kTogether;
   static constexpr int kTilePixels = 16, kTileFloats = kTilePixels * kLanes;
@@ -30,7 +33,6 @@ class HalvesStep : public DividedStep {
   struct Chunk {
     std::vector<Segment> segments, runs;  // see GatherCall and HalvesCall
     int length = 0;                       // of a row that they are gathered to
-    size_t bytes() const { return (segments.size() + runs.size()) * sizeof(Segment); }
 
     // One more segment, whose inputs are to be multiplied where they lie.
     void leave(const Segment& s) { runs.push_back(s); }
@@ -76,7 +78,7 @@ class HalvesStep : public DividedStep {
 
   // The same in chunks, whose weights stay in the cache if they come from far. With `gathered`, their inputs lie side by
   // side, as far as their weights do.
-  std::vector<Chunk> chunks(const Area& area, int first, bool gathered) const {
+  std::vector<Chunk> chunks(const Area& area, int first, bool gathered) {
     const std::vector<Segment> all = products(area, first);
     const std::vector<int> bounds = chunk_bounds(all, large(filters_) ? kChunkProducts : 1 << 30);
     std::vector<Chunk> result;
@@ -84,6 +86,7 @@ class HalvesStep : public DividedStep {
       Chunk chunk;
       for (int s = bounds[i]; s < bounds[i + 1]; ++s) gathered ? chunk.gather(all[s]) : chunk.leave(all[s]);
       chunk.close();
+      segments_ += chunk.segments.size() + chunk.runs.size();
       result.push_back(std::move(chunk));
     }
     return result;
@@ -136,6 +139,7 @@ class HalvesStep : public DividedStep {
 
   void split(Workspace& w, int images, int threads) const {
     const Halves all = halves(w, images);
+    if (narrow_) threads = 1;  // whole vectors, of which the last goes into the next image
     w.divide(threads, [&](int thread) {
       for (int image = thread; image < images; image += threads) split_image(w, image, all);
     });
@@ -172,6 +176,8 @@ class HalvesStep : public DividedStep {
       }
     });
   }
+
+  size_t segments_ = 0;  // of all chunks
 };
 
 // Where rows of the output are long enough for tiles that take pixels of one row alone.
@@ -209,15 +215,6 @@ class RowsStep : public HalvesStep {
 
   size_t scratch_floats(int images, int threads) const override {
     return split_floats(images) + threads * sums_floats(kTiles);
-  }
-  size_t bytes() const override {
-    size_t sum = finish_.bytes();
-    for (const auto& of_part : chunks_) {
-      for (const auto& of_band : of_part) {
-        for (const Chunk& c : of_band) sum += c.bytes();
-      }
-    }
-    return sum;
   }
 
  private:
@@ -293,17 +290,6 @@ class GatherStep : public HalvesStep {
   }
 
   size_t scratch_floats(int images, int threads) const override { return split_floats(images) + threads * of_thread(); }
-  size_t bytes() const override {
-    size_t sum = finish_.bytes();
-    for (const auto& of_part : chunks_) {
-      for (const auto& of_division : of_part) {
-        for (const auto& of_area : of_division) {
-          for (const Chunk& c : of_area) sum += c.bytes();
-        }
-      }
-    }
-    return sum;
-  }
 
  private:
   static constexpr int kRowsBytes = 320 * 1024, kFewTiles = 6;  // of the second cache, for the rows
