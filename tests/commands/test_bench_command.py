@@ -45,6 +45,8 @@ def test_a_network_that_stops_early_is_timed_on_its_images(tmp_path: Path) -> No
     assert main(["terminate", "--net", "c10net-digits", "--epochs", "0", "--output", str(net)]) == 0
     assert main(["bench", "--net", str(net), "--runtimes", '["torch"]', "--rounds", "1", "--output", str(output)]) == 0
     found = json.loads(output.read_text())
-    assert [t["runtime"] for t in found["timings"]] == ["engine", "engine, no checks", "torch"]
+    runtimes = [t["runtime"] for t in found["timings"]]
+    # One more where the processor has kernels for it.
+    assert [r for r in runtimes if r != "engine, high precision"] == ["engine", "engine, no checks", "torch"]
     assert all(t["accuracy"] > 0.9 for t in found["timings"])
     assert set(found["choices"].values()) <= {"dense", "terminating"}
