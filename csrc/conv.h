@@ -11,8 +11,8 @@ class VectorStep : public DividedStep {
  public:
   VectorStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
              bool grouped, const Context& c)
-      : DividedStep(filters, window, epilogue, value, c), pixels_(large(filters) ? Stretch::kMost : kPixels),
-        divisions_(window, in_.layout, out_.layout, pixels_, kPace, Cuts::both), parts_(parts(grouped)) {
+      : DividedStep(filters, window, epilogue, value, grouped, c), pixels_(large(filters) ? Stretch::kMost : kPixels),
+        divisions_(window, in_.layout, out_.layout, pixels_, kPace, Cuts::both) {
     for (const Part& part : parts_) {
       products_.emplace_back();
       for (size_t i = 0; i < divisions_.size(); ++i) {
@@ -104,7 +104,6 @@ class VectorStep : public DividedStep {
 
   int pixels_;  // of a stretch, at most
   Divisions divisions_;
-  std::vector<Part> parts_;
   std::vector<std::vector<std::vector<Products>>> products_;  // of each part, division and area
 };
 

@@ -148,9 +148,10 @@ class Stretch {
 class DividedStep : public Step {
  public:
   DividedStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
-              const Context& c)
+              bool grouped, const Context& c)
       : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), filters_(filters),
         finish_(epilogue, value, c) {
+    list_parts(grouped);
     const double filters_kept = channels(out_.kept), taps = window.taps();
     products_ = std::min(channels(in_.kept), filters.span() * in_.layout.lanes) * taps * filters_kept;
   }
@@ -171,23 +172,6 @@ class DividedStep : public Step {
 
   static bool large(const PackedFilters& filters) { return filters.bytes() > kLargeWeights; }
   Size output() const { return {out_.layout.height, out_.layout.width}; }
-
-  // With groups, every block is a part of its own.
-  std::vector<Part> parts(bool grouped) const {
-    std::vector<Part> result;
-    for (const Kept& run : out_.kept) {
-      for (int b = 0; b < run.blocks(); ++b) {
-        const int block = run.first_block + b, kept = std::min(kLanes, run.channels - b * kLanes);
-        if (!result.empty() && !grouped && result.back().end == block) {
-          ++result.back().end;
-          result.back().last_filters = kept;
-        } else {
-          result.push_back({block, block + 1, kept, filters_.first(block)});
-        }
-      }
-    }
-    return result;
-  }
 
   // How many threads work, on how many tasks: stretches, or shares of the filters where there are few of those.
   struct Work {
@@ -212,8 +196,24 @@ class DividedStep : public Step {
   Sliding window_;
   const PackedFilters& filters_;
   Finish finish_;
+  std::vector<Part> parts_;
 
  private:
+  // With groups, every block is a part of its own.
+  void list_parts(bool grouped) {
+    for (const Kept& run : out_.kept) {
+      for (int b = 0; b < run.blocks(); ++b) {
+        const int block = run.first_block + b, kept = std::min(kLanes, run.channels - b * kLanes);
+        if (!parts_.empty() && !grouped && parts_.back().end == block) {
+          ++parts_.back().end;
+          parts_.back().last_filters = kept;
+        } else {
+          parts_.push_back({block, block + 1, kept, filters_.first(block)});
+        }
+      }
+    }
+  }
+
   static constexpr double kWorthDividing = 1e6;     // products; waking a thread takes some ten microseconds
   static constexpr size_t kLargeWeights = 1 << 20;  // more than the second cache likes to hold
 

@@ -16,18 +16,16 @@ namespace tapernet {
 // with 16 channels where 32 are not left.
 class PackedFilters {
  public:
-  static constexpr int kTogether = 32;  // products of halves that a processor adds at once
-
   PackedFilters(const float* weight, const Value& in, const Value& out, const Sliding& window, int groups, bool halves)
       : lanes_(in.lanes), kernel_w_(window.kernel_w), taps_(window.taps()), pairs_(halves && in.lanes == kLanes),
         filter_blocks_(out.blocks()) {
     const int channels = in.channels() / groups, filters = out.channels(), of_group = filters / groups;
     row_ = kernel_w_ * lanes_;
     // Of few channels, the halves of a row of the kernel are read as they lie, and nothing else must be multiplied.
-    if (halves && !pairs_) row_ = divide_up(row_, kTogether) * kTogether;
+    if (halves && !pairs_) row_ = round_up(row_, kHalvesProducts);
     reach(in, out, channels, of_group, groups);
     stride_ = static_cast<ptrdiff_t>(span_) * window.kernel_h * row_ * kLanes;
-    data_ = Buffer(static_cast<size_t>(filter_blocks_) * stride_ + (halves ? kTogether * kLanes : 0));
+    data_ = Buffer(static_cast<size_t>(filter_blocks_) * stride_ + (halves ? kHalvesProducts * kLanes : 0));
     const std::vector<int> to = places(in), from = places(out);
     for (int f = 0; f < filters; ++f) {
       const int slot = from[f], block = slot / kLanes;

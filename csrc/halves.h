@@ -14,19 +14,24 @@ class HalvesStep : public DividedStep {
  public:
   HalvesStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
              bool grouped, const Context& c)
-      : DividedStep(filters, window, epilogue, value, c), narrow_(in_.layout.lanes < kLanes), split_(in_.layout),
-        parts_(parts(grouped)) {
+      : DividedStep(filters, window, epilogue, value, grouped, c), narrow_(in_.layout.lanes < kLanes),
+        split_(in_.layout) {
     if (!narrow_) {
       split_.lanes = kTogether;
       split_.blocks = divide_up(split_.blocks, 2);
     }
+    std::vector<char> kept(in_.layout.blocks + 1);
+    each_block(in_.kept, [&](int block) { kept[block] = 1; });
+    for (int b = 0; b < in_.layout.blocks; b += 2) {
+      if (kept[b] || kept[b + 1]) pairs_.push_back({b, {kept[b] != 0, kept[b + 1] != 0}});
+    }
+    for (const Part& part : parts_) most_blocks_ = std::max(most_blocks_, part.end - part.begin);
   }
 
   size_t bytes() const override { return finish_.bytes() + segments_ * sizeof(Segment); }
 
  protected:
-  static constexpr int kTogether = PackedFilters::kTogether;
-  static constexpr int kTilePixels = 16, kTileFloats = kTilePixels * kLanes;
+  static constexpr int kTogether = kHalvesProducts, kTileFloats = kHalvesPixels * kLanes;
   static constexpr int kChunkProducts = 384;
 
   // Products that are added at a time.
@@ -34,22 +39,17 @@ class HalvesStep : public DividedStep {
     std::vector<Segment> segments, runs;  // see GatherCall and HalvesCall
     int length = 0;                       // of a row that they are gathered to
 
-    // One more segment, whose inputs are to be multiplied where they lie.
-    void leave(const Segment& s) { runs.push_back(s); }
-    // Or at the end of the row.
-    void gather(const Segment& s) {
-      if (runs.empty() || runs.back().weight + runs.back().length * kLanes != s.weight) {
-        length = divide_up(length, kTogether) * kTogether;
-        runs.push_back({length, s.weight, 0});
+    // Of segments whose inputs are multiplied where they lie, or are gathered first.
+    Chunk(const Segment* begin, const Segment* end, bool gathered) {
+      runs = gathered ? joined(begin, end, kTogether) : std::vector<Segment>(begin, end);
+      const Segment* run = runs.data();
+      for (const Segment* s = begin; gathered && s < end; ++s) {
+        if (s->weight >= run->weight + run->length * kLanes) ++run;
+        segments.push_back({s->input, run->input + (s->weight - run->weight) / kLanes, s->length});
       }
-      segments.push_back({s.input, length, s.length});
-      runs.back().length += s.length;
-      length += s.length;
-    }
-    // Whole tiles; those beyond multiply by zeros.
-    void close() {
-      for (Segment& run : runs) run.length = divide_up(run.length, kTogether) * kTogether;
-      length = divide_up(length, kTogether) * kTogether;
+      // Whole tiles; those beyond multiply by zeros.
+      for (Segment& r : runs) r.length = round_up(r.length, kTogether);
+      if (gathered && !runs.empty()) length = runs.back().input + runs.back().length;
     }
   };
 
@@ -66,13 +66,13 @@ class HalvesStep : public DividedStep {
         result.push_back({static_cast<int32_t>(at), weight, length});
       }
     };
-    each_pair([&](int block, bool, bool) {
-      if (block < first || block >= first + filters_.span()) return;
+    for (const auto& [block, kept] : pairs_) {
+      if (block < first || block >= first + filters_.span()) continue;
       const int length = narrow_ ? split_.lanes : filters_.alone(block - first) ? kLanes : kTogether;
       for (int h = area.rows.first; h < area.rows.last; ++h) {
         for (int w = 0; w < window_.kernel_w; ++w) add(block, h, w, length);
       }
-    });
+    }
     return result;
   }
 
@@ -83,11 +83,8 @@ class HalvesStep : public DividedStep {
     const std::vector<int> bounds = chunk_bounds(all, large(filters_) ? kChunkProducts : 1 << 30);
     std::vector<Chunk> result;
     for (size_t i = 0; i + 1 < bounds.size(); ++i) {
-      Chunk chunk;
-      for (int s = bounds[i]; s < bounds[i + 1]; ++s) gathered ? chunk.gather(all[s]) : chunk.leave(all[s]);
-      chunk.close();
-      segments_ += chunk.segments.size() + chunk.runs.size();
-      result.push_back(std::move(chunk));
+      result.emplace_back(all.data() + bounds[i], all.data() + bounds[i + 1], gathered);
+      segments_ += result.back().segments.size() + result.back().runs.size();
     }
     return result;
   }
@@ -107,30 +104,15 @@ class HalvesStep : public DividedStep {
                        finish_.low, finish_.high, large(filters_)});
   }
   // Floats for the sums of so many tiles.
-  size_t sums_floats(int tiles) const {
-    int most = 0;
-    for (const Part& part : parts_) most = std::max(most, part.end - part.begin);
-    return static_cast<size_t>(std::max(8, most * tiles)) * kTileFloats;
-  }
-
-  // Calls f(block, first, second) for every two blocks of the input of which one is kept at least, and tells which. Of few
-  // channels, there is but one block.
-  template <class F>
-  void each_pair(F f) const {
-    std::vector<char> kept(in_.layout.blocks + 1);
-    each_block(in_.kept, [&](int block) { kept[block] = 1; });
-    for (int b = 0; b < in_.layout.blocks; b += 2) {
-      if (kept[b] || kept[b + 1]) f(b, kept[b], kept[b + 1]);
-    }
-  }
+  size_t sums_floats(int tiles) const { return static_cast<size_t>(std::max(8, most_blocks_ * tiles)) * kTileFloats; }
 
   // Floats of scratch for the halves of so many images, and for what may be read after them.
   size_t split_floats(int images) const {
-    const size_t after = 2 * kTilePixels * static_cast<size_t>(window_.stride_w) * split_.lanes + 2 * kTogether;
-    return divide_up(static_cast<int>(images * split_.image() + after), kLanes) * kLanes;
+    const size_t after = 2 * kHalvesPixels * static_cast<size_t>(window_.stride_w) * split_.lanes + 2 * kTogether;
+    return round_up(static_cast<int>(images * split_.image() + after), kLanes);
   }
   Halves halves(Workspace& w, int images) const {
-    const ptrdiff_t low = divide_up(static_cast<int>(images * split_.image()) + kLanes, kTogether) * kTogether;
+    const ptrdiff_t low = round_up(static_cast<int>(images * split_.image()) + kLanes, kTogether);
     return {reinterpret_cast<uint16_t*>(w.scratch.data()), low};
   }
   const uint16_t* patch(const Halves& halves, int image, int row, int column) const {
@@ -151,9 +133,14 @@ class HalvesStep : public DividedStep {
 
   bool narrow_;
   Layout split_;  // of the halves
-  std::vector<Part> parts_;
 
  private:
+  // Two blocks of the input, from an even one on, of which one is kept at least. Of few channels there is but one block.
+  struct Pair {
+    int block;
+    bool kept[2];
+  };
+
   void split_image(const Workspace& w, int image, const Halves& all) const {
     const float* const from = in_.image(w, image);
     uint16_t* const to = all.data + image * split_.image();
@@ -162,11 +149,11 @@ class HalvesStep : public DividedStep {
       return;
     }
     const int pixels = (in_.layout.height + 2 * in_.layout.halo) * (in_.layout.width + 2 * in_.layout.halo);
-    each_pair([&](int block, bool first, bool second) {
-      for (const auto& [b, kept] : {std::pair(block, first), std::pair(block + 1, second)}) {
-        uint16_t* const at = to + block / 2 * split_.block() + b % 2 * kLanes;
-        if (kept) {
-          kernels_.split({from + b * in_.layout.block(), pixels, {at, all.low}, kTogether});
+    for (const Pair& pair : pairs_) {
+      for (int i = 0; i < 2; ++i) {
+        uint16_t* const at = to + pair.block / 2 * split_.block() + i * kLanes;
+        if (pair.kept[i]) {
+          kernels_.split({from + (pair.block + i) * in_.layout.block(), pixels, {at, all.low}, kTogether});
           continue;
         }
         for (int p = 0; p < pixels; ++p) {
@@ -174,9 +161,11 @@ class HalvesStep : public DividedStep {
           std::fill_n(at + all.low + p * kTogether, kLanes, uint16_t{0});
         }
       }
-    });
+    }
   }
 
+  std::vector<Pair> pairs_;
+  int most_blocks_ = 0;  // of filters in a part
   size_t segments_ = 0;  // of all chunks
 };
 
@@ -187,12 +176,12 @@ class RowsStep : public HalvesStep {
     if (c.inputs[0].layout.lanes < kLanes && window.dilation_w > 1) return false;
     // A tile of few pixels takes as long as a full one; to gather takes as long as some filters do.
     const int of_pixels = tile_pixels(c.output.layout.width);
-    return channels(c.output.kept) * (kTilePixels - of_pixels) < kFiltersOfGather * of_pixels;
+    return channels(c.output.kept) * (kHalvesPixels - of_pixels) < kFiltersOfGather * of_pixels;
   }
 
   RowsStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
            bool grouped, const Context& c)
-      : HalvesStep(filters, window, epilogue, value, grouped, c), of_row_(divide_up(out_.layout.width, kTilePixels)),
+      : HalvesStep(filters, window, epilogue, value, grouped, c), of_row_(divide_up(out_.layout.width, kHalvesPixels)),
         of_pixels_(tile_pixels(out_.layout.width)),
         rows_(bands(in_.layout.height, out_.layout.height, window.kernel_h, window.stride_h, window.dilation_h,
                     window.top)) {
@@ -221,14 +210,14 @@ class RowsStep : public HalvesStep {
   static constexpr int kTiles = 24;  // of a stretch
   static constexpr int kFiltersOfGather = 70;
 
-  static int tile_pixels(int width) { return divide_up(width, divide_up(width, kTilePixels)); }
+  static int tile_pixels(int width) { return divide_up(width, divide_up(width, kHalvesPixels)); }
 
   // Those of the tiles [first, end), counted over all images, that lie in a band of rows.
   void compute(Workspace& w, int images, size_t band, int first, int end, int share, int shares, float* sums) const {
     const Halves input = halves(w, images);
     const uint16_t* inputs[kTiles];
     int pixels[kTiles], count = 0;
-    float* outputs[kTiles * kTilePixels];
+    float* outputs[kTiles * kHalvesPixels];
     for (int i = first; i < end; ++i) {
       const int row = i / of_row_, image = row / out_.layout.height, y = row % out_.layout.height;
       if (y < rows_[band].begin || y >= rows_[band].end) continue;
@@ -260,8 +249,9 @@ class GatherStep : public HalvesStep {
   GatherStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
              bool grouped, const Context& c)
       : HalvesStep(filters, window, epilogue, value, grouped, c), pixels_(pixels_at_once()),
-        divisions_(window, in_.layout, out_.layout, pixels_, {kTilePixels, kTilePixels},
-                   large(filters) ? Cuts::none : Cuts::rows) {  // each area would read the weights
+        // Each area would read weights from far again.
+        divisions_(window, in_.layout, out_.layout, pixels_, {kHalvesPixels, kHalvesPixels},
+                   large(filters) ? Cuts::none : Cuts::rows) {
     int longest = 0;
     for (const Part& part : parts_) {
       chunks_.emplace_back();
@@ -294,15 +284,15 @@ class GatherStep : public HalvesStep {
  private:
   static constexpr int kRowsBytes = 320 * 1024, kFewTiles = 6;  // of the second cache, for the rows
   static constexpr int kManyTiles = 16;                         // where the weights come from further than that
-  static constexpr int kMostTiles = Stretch::kMost / kTilePixels;
+  static constexpr int kMostTiles = Stretch::kMost / kHalvesPixels;
 
   int pixels_at_once() const {
-    if (large(filters_)) return kManyTiles * kTilePixels;
+    if (large(filters_)) return kManyTiles * kHalvesPixels;
     const int bytes = static_cast<int>(sizeof(float)) * channels(in_.kept) * window_.taps();
-    return std::max(2, std::min(kFewTiles, kRowsBytes / std::max(1, bytes) / kTilePixels)) * kTilePixels;
+    return std::max(2, std::min(kFewTiles, kRowsBytes / std::max(1, bytes) / kHalvesPixels)) * kHalvesPixels;
   }
-  size_t rows_floats() const { return static_cast<size_t>(pixels_ + kTilePixels) * stride_ / 2; }
-  size_t of_thread() const { return rows_floats() + sums_floats(pixels_ / kTilePixels); }
+  size_t rows_floats() const { return static_cast<size_t>(pixels_ + kHalvesPixels) * stride_ / 2; }
+  size_t of_thread() const { return rows_floats() + sums_floats(pixels_ / kHalvesPixels); }
 
   void compute(Workspace& w, int images, size_t division, int first, int count, int share, int shares,
                float* memory) const {
@@ -313,7 +303,7 @@ class GatherStep : public HalvesStep {
       patches[at] = patch(input, image, row, column);
       outputs[at] = out_.image(w, image) + out_.layout.pixel(row, column);
     });
-    for (int i = 0; i < kMostTiles; ++i) tiles[i] = rows.data + i * kTilePixels * stride_;
+    for (int i = 0; i < kMostTiles; ++i) tiles[i] = rows.data + i * kHalvesPixels * stride_;
     for (size_t p = 0; p < parts_.size(); ++p) {
       const std::pair<int, int> blocks = parts_[p].share(share, shares);
       if (blocks.first == blocks.second) continue;
@@ -321,8 +311,8 @@ class GatherStep : public HalvesStep {
         const int begin = pixels.begin[a], left = pixels.begin[a + 1] - begin;
         if (left == 0) continue;
         int of_tile[kMostTiles];
-        for (int i = 0; i * kTilePixels < left; ++i) of_tile[i] = std::min(kTilePixels, left - i * kTilePixels);
-        const Tiles all{tiles, of_tile, outputs + begin, divide_up(left, kTilePixels), kTilePixels, stride_, low_};
+        for (int i = 0; i * kHalvesPixels < left; ++i) of_tile[i] = std::min(kHalvesPixels, left - i * kHalvesPixels);
+        const Tiles all{tiles, of_tile, outputs + begin, divide_up(left, kHalvesPixels), kHalvesPixels, stride_, low_};
         const std::vector<Chunk>& chunks = chunks_[p][division][a];
         for (const Chunk& c : chunks) {
           kernels_.gather({patches + begin, input.low, left, c.segments.data(), static_cast<int>(c.segments.size()),

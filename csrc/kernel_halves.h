@@ -2,7 +2,7 @@
 //
 // A float is the sum of a high half, its nearest bfloat16, and a low half, the nearest one to what is left. The product of
 // two floats is then that of the high halves and the two of a high and a low half; what is left out, the product of the
-// low halves and what a low half cannot hold, is 2^-17 of it at most. Three products by tiles take a fifth of the time of
+// low halves and what a low half cannot hold, is 2^-16 of it at most. Three products by tiles take a fifth of the time of
 // one by vectors.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace {
 
 #define TAPERNET_HALVES __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
 
-constexpr int kTileProducts = 32;  // of a pixel and a filter in one multiplication of tiles
+constexpr int kTileProducts = tapernet::kHalvesProducts;
 constexpr int kAhead = 4 * kTileProducts * tapernet::kLanes;  // floats that weights from far are fetched before their turn
 
 // Whether the processor multiplies tiles of bfloat16, and vectors have the conversion.
@@ -107,7 +107,7 @@ TAPERNET_HALVES void multiply_tiles(const tapernet::HalvesCall& c, int tile, int
   constexpr ptrdiff_t kPair = 2 * kTileBytes;  // bytes from one pair of products to the next: high halves, low ones
   constexpr int kLow = kTileBytes / sizeof(float);
   const ptrdiff_t row = c.stride * static_cast<ptrdiff_t>(sizeof(uint16_t)), low = c.low;
-  const uint16_t *const in = c.tiles[tile], *const more = P == 2 ? c.tiles[tile + 1] : nullptr;
+  const uint16_t *const in = c.tiles[tile], *const more = c.tiles[tile + P - 1];
   const float* const weights = c.weights + block * c.weight_stride;
   const ptrdiff_t weight_stride = c.weight_stride;
   // Sums that are whole at once need no place of their own, but not that of the ones before.

@@ -15,6 +15,7 @@ namespace tapernet {
 
 constexpr int kLanes = 16;       // channels in a block, and filters computed together
 constexpr int kTilePixels = 64;  // output pixels that a terminating convolution looks at together
+constexpr int kHalvesPixels = 16, kHalvesProducts = 32;  // of a tile that is multiplied as halves (see HalvesCall)
 
 // Consecutive products of a sum: where they start in the input patch and in the filter, and how many there are.
 struct Segment {

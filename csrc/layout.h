@@ -10,6 +10,7 @@
 namespace tapernet {
 
 inline int divide_up(int a, int b) { return (a + b - 1) / b; }
+inline int round_up(int a, int b) { return divide_up(a, b) * b; }
 
 // Neighbouring channels that one channel group cuts to a prefix; group -1 never cuts.
 struct Run {

@@ -42,7 +42,7 @@ struct Planes {
     rows = rows_of(tiles);
   }
   ptrdiff_t row() const { return columns; }
-  ptrdiff_t plane() const { return divide_up(rows * columns, kLanes) * kLanes; }
+  ptrdiff_t plane() const { return round_up(rows * columns, kLanes); }
   ptrdiff_t channel() const { return kernel_w * plane(); }
 
  private:
@@ -330,7 +330,7 @@ class TerminatingStep : public SparseStep {
 struct RoundedFilters {
   // From the filters as `Terminating` packs them, and a step for each.
   RoundedFilters(const Buffer& filters, ptrdiff_t stride, const std::vector<float>& steps)
-      : bytes_((divide_up(static_cast<int>(steps.size()), kLanes) * kLanes * stride + kSlack) / sizeof(float)),
+      : bytes_((round_up(static_cast<int>(steps.size()), kLanes) * stride + kSlack) / sizeof(float)),
         stride_(stride) {
     for (size_t f = 0; f < steps.size(); ++f) {
       const float* const from = filters.data() + f * stride;
@@ -405,16 +405,9 @@ class RoundedStep : public SparseStep {
 
   ptrdiff_t packed_bytes() const { return kTilePixels * row_ + kLine; }
 
-  // The segments whose weights lie one after the other, as one.
+  // The segments as runs, and how long a row of them is.
   void join_runs() {
-    for (const Segment& s : segments_) {
-      if (!runs_.empty() && runs_.back().weight + runs_.back().length * kLanes == s.weight) {
-        runs_.back().length += s.length;
-      } else {
-        const int from = runs_.empty() ? 0 : runs_.back().input + divide_up(runs_.back().length, kLine) * kLine;
-        runs_.push_back({from, s.weight, s.length});
-      }
-    }
+    runs_ = joined(segments_.data(), segments_.data() + segments_.size(), kLine);
     const int lines = runs_.empty() ? 0 : (runs_.back().input + runs_.back().length + kLine - 1) / kLine;
     row_ = (lines | 1) * kLine;  // an odd number, since rows that are powers of two apart share a place in the cache
   }

@@ -100,6 +100,20 @@ inline std::vector<Segment> segments(const Sliding& s, const Area& area, const V
   return result;
 }
 
+// Those whose weights (of 16 filters) lie one after the other, as one; `input` is where its inputs go in a row of all, and
+// a multiple of `unit`.
+inline std::vector<Segment> joined(const Segment* begin, const Segment* end, int unit) {
+  std::vector<Segment> runs;
+  for (const Segment* s = begin; s < end; ++s) {
+    if (!runs.empty() && runs.back().weight + runs.back().length * kLanes == s->weight) {
+      runs.back().length += s->length;
+    } else {
+      runs.push_back({runs.empty() ? 0 : runs.back().input + round_up(runs.back().length, unit), s->weight, s->length});
+    }
+  }
+  return runs;
+}
+
 // Bounds of chunks of at most `most` products each, as equal as they get; always one chunk at least.
 inline std::vector<int> chunk_bounds(const std::vector<Segment>& segments, int most) {
   int total = 0;

@@ -204,7 +204,7 @@ def _timing(
     median, low, high = (f(seconds) * 1e3 / batch for f in (statistics.median, min, max))
     full = {t.runtime: t.milliseconds for t in before if t.budget == 1}
     share = 1.0 if budget == 1 else median / full[runtime] if runtime in full else None
-    exact = runtime in (ENGINE, COMPLETE) or (runtime != HIGH and PEERS[runtime].exact)
+    exact = runtime != HIGH if runtime in OWN else PEERS[runtime].exact
     macs = (sub.done if runtime == ENGINE else sub.macs) / whole.macs
     complete = accuracy.get(COMPLETE, accuracy.get(ENGINE)) if exact else None
     return Timing(runtime, budget, exact, median, low, high, macs, share, error, accuracy.get(runtime, complete))
