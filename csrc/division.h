@@ -73,7 +73,9 @@ class Divisions {
   size_t size() const { return all_.size(); }
   const Division& operator[](size_t i) const { return all_[i]; }
 
-  // The number of the one that takes so many images the least time.
+  // The time of the one that takes so many images the least.
+  double cost(int images) const { return cost(best(images), images); }
+  // Its number.
   size_t best(int images) const {
     size_t best = 0;
     double least = kGain * cost(0, images);

@@ -12,20 +12,20 @@ namespace tapernet {
 // Filters in PyTorch's order, [filter][channel of its group][kernel_h][kernel_w], packed so that every budget reads a
 // prefix in place: [16 filters][16 input channels][kernel_h][kernel_w][channel][filter].
 //
-// As halves (see HalvesCall), in place of the floats: [16 filters][32 input channels][kernel_h][kernel_w][channel][filter],
-// with 16 channels where 32 are not left.
+// For pieces (see PiecesCall): [16 filters][32 input channels][kernel_h][kernel_w][channel][filter], with 16 channels where
+// 32 are not left. Two pieces of a float lie in its place.
 class PackedFilters {
  public:
-  PackedFilters(const float* weight, const Value& in, const Value& out, const Sliding& window, int groups, bool halves)
-      : lanes_(in.lanes), kernel_w_(window.kernel_w), taps_(window.taps()), pairs_(halves && in.lanes == kLanes),
+  PackedFilters(const float* weight, const Value& in, const Value& out, const Sliding& window, int groups, int pieces)
+      : lanes_(in.lanes), kernel_w_(window.kernel_w), taps_(window.taps()), pairs_(pieces && in.lanes == kLanes),
         filter_blocks_(out.blocks()) {
     const int channels = in.channels() / groups, filters = out.channels(), of_group = filters / groups;
     row_ = kernel_w_ * lanes_;
-    // Of few channels, the halves of a row of the kernel are read as they lie, and nothing else must be multiplied.
-    if (halves && !pairs_) row_ = round_up(row_, kHalvesProducts);
+    // Of few channels, the pieces of a row of the kernel are read as they lie, and nothing else must be multiplied.
+    if (pieces == 2 && !pairs_) row_ = round_up(row_, kPiecesProducts);
     reach(in, out, channels, of_group, groups);
     stride_ = static_cast<ptrdiff_t>(span_) * window.kernel_h * row_ * kLanes;
-    data_ = Buffer(static_cast<size_t>(filter_blocks_) * stride_ + (halves ? kHalvesProducts * kLanes : 0));
+    data_ = Buffer(static_cast<size_t>(filter_blocks_) * stride_ + (pieces ? kPiecesProducts * kLanes : 0));
     const std::vector<int> to = places(in), from = places(out);
     for (int f = 0; f < filters; ++f) {
       const int slot = from[f], block = slot / kLanes;
@@ -34,17 +34,22 @@ class PackedFilters {
         const int place = to[f / of_group * channels + c] - first_[block] * lanes_;
         for (int t = 0; t < taps_; ++t) {
           const int at = product(place / lanes_, t / kernel_w_, t % kernel_w_) + place % lanes_;
-          filter[static_cast<ptrdiff_t>(at) * kLanes] = weight[(static_cast<ptrdiff_t>(f) * channels + c) * taps_ + t];
+          const float x = weight[(static_cast<ptrdiff_t>(f) * channels + c) * taps_ + t];
+          filter[static_cast<ptrdiff_t>(at) * kLanes] = x;
+          has_pieces_ &= std::abs(x) < kMostOfPieces;
         }
       }
     }
-    if (halves) split();
+    if (pieces == 2) split();
   }
 
   const float* data() const { return data_.data(); }
   ptrdiff_t stride() const { return stride_; }
   int first(int filter_block) const { return first_[filter_block]; }
   int span() const { return span_; }
+  int blocks() const { return filter_blocks_; }
+  // Whether all weights are finite, and the nearest bfloat16 to them, too.
+  bool has_pieces() const { return has_pieces_; }
   size_t bytes() const { return data_.bytes(); }
 
   // Where in a filter the products of a tap start, for a block of input channels from the filter's first one on.
@@ -89,7 +94,7 @@ class PackedFilters {
     if (pairs_) span_ += span_ % 2;  // the pair's second block may be another group's
   }
 
-  // Every two products of 16 filters from floats to halves: [high, low][filter][product].
+  // Every two products of 16 filters from floats to two pieces of each: [piece][filter][product].
   void split() {
     constexpr int kPair = 2 * kLanes;
     uint16_t halves[2 * kPair];
@@ -117,10 +122,12 @@ class PackedFilters {
     return x;
   }
 
+  static constexpr float kMostOfPieces = 3.38e38f;
+
   Buffer data_;
   ptrdiff_t stride_ = 0;
   int lanes_, kernel_w_, taps_;
-  bool pairs_;
+  bool pairs_, has_pieces_ = true;
   int filter_blocks_, row_ = 0, span_ = 0;
   std::vector<int> first_;
 };

@@ -15,7 +15,7 @@ namespace tapernet {
 
 constexpr int kLanes = 16;       // channels in a block, and filters computed together
 constexpr int kTilePixels = 64;  // output pixels that a terminating convolution looks at together
-constexpr int kHalvesPixels = 16, kHalvesProducts = 32;  // of a tile that is multiplied as halves (see HalvesCall)
+constexpr int kPiecesPixels = 16, kPiecesProducts = 32;  // of a tile of pieces (see PiecesCall)
 
 // Consecutive products of a sum: where they start in the input patch and in the filter, and how many there are.
 struct Segment {
@@ -49,43 +49,46 @@ struct DenseCall {
   bool far;                    // whether the weights are more than the second cache holds, and worth fetching ahead
 };
 
-// Floats as two bfloat16 halves each, that add up to them, nearly: `low` is how far a low half lies from its high one.
-struct Halves {
+// Floats as some bfloat16 pieces each that add up to them, the greatest first; `next` is how far a piece lies from the one
+// before.
+struct Pieces {
   uint16_t* data;
-  ptrdiff_t low;
+  ptrdiff_t next;
 };
 
-// Floats to halves, in vectors of 16.
+// Floats to pieces, in vectors of 16; after the last float come zeros.
 struct SplitCall {
   const float* input;
-  int vectors;
-  Halves output;
-  ptrdiff_t pitch;             // halves from where a vector goes to where the next one does
+  int floats;
+  Pieces output;
+  ptrdiff_t pitch;             // from where a vector goes to where the next one does
 };
 
-// Halves of several pixels, from where they lie to a row for each.
+// Pieces of several pixels, from where they lie to a row for each.
 struct GatherCall {
-  const uint16_t* const* inputs;  // of each pixel, where its patch starts among the high halves
-  ptrdiff_t low;
+  const uint16_t* const* inputs;  // of each pixel, where its patch starts among the first pieces
+  ptrdiff_t next;
   int pixels;
   const Segment* segments;     // `weight` is where in the row they go; ascending, and zeros go between and after them
   int segment_count;
-  Halves rows;
+  Pieces rows;
   ptrdiff_t stride;            // from a row to the next
   int length;                  // of a row, a multiple of 32
 };
 
-// The products of pixels with the weights of several blocks of filters. A tile is of some pixels whose halves lie evenly
+// The products of pixels with the weights of several blocks of filters. A tile is of some pixels whose pieces lie evenly
 // apart.
-struct HalvesCall {
-  const uint16_t* const* tiles;  // of each tile, where its first pixel's high halves start
+struct PiecesCall {
+  const uint16_t* const* tiles;  // of each tile, where its first pixel's first pieces start
   int tile_count;
   int tile_pixels;             // that may be read of each, 16 at most
   const int* pixels;           // that there are in each
-  ptrdiff_t stride, low;       // from one pixel's halves to the next one's, and from high halves to low ones
+  ptrdiff_t stride, next;      // from one pixel's pieces to the next one's, and from a piece to the next
   const Segment* runs;         // neighbouring products, a multiple of 32
   int run_count;
-  const float* weights;        // in place of those for DenseCall: of two products of 16 filters all high halves, all low ones
+  // Of two products of 16 filters all first pieces, [filter][product], then all second ones, and so on; from block
+  // `begin` on. `weight_stride` counts pieces, runs count the floats that they were.
+  const uint16_t* weights;
   ptrdiff_t weight_stride;
   int begin, end;              // blocks of filters
   float* sums;                 // [block][tile][16 pixels][filter], memory for sums under way: of 8 tiles at least
@@ -222,17 +225,22 @@ struct Kernels {
   void (*rounded_sums)(const RoundedCall&);
   bool multiplies_bytes;  // whether the processor does, so that rounded sums take less time than exact ones
   void (*survivors)(const SurvivorCall&);
-  // Null but for kernels that multiply floats as halves; there `multiply` serves in place of `dense`.
-  void (*split)(const SplitCall&);
+  // How many pieces of a float are multiplied, zero for a float as it is; with pieces, `multiply` may serve for `dense`. Of
+  // two, the weights lie in memory in place of the floats; of three they are cut when needed.
+  int pieces;
+  bool (*split)(const SplitCall&);  // false if some float is not finite, or too near to that
   void (*gather)(const GatherCall&);
-  void (*multiply)(const HalvesCall&);
+  void (*multiply)(const PiecesCall&);
+  void (*cut)(const float* weights, ptrdiff_t floats, uint16_t* pieces);  // [product][16 filters], to what `multiply` takes
 };
 
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // null where the processor or the compiler has no AVX2 and FMA
 const Kernels* avx512_kernels();  // null without AVX-512 F, BW, DQ and VL
 const Kernels* amx_kernels();     // those, with tiles of bytes; null without AMX, or where the system withholds it
-const Kernels* bf16x3_kernels();  // those, with floats as two bfloat16 each; null where AMX or vectors lack bfloat16
+// Those, with floats as bfloat16 pieces, two or three; null where AMX or vectors lack bfloat16.
+const Kernels* bf16x3_kernels();
+const Kernels* bf16x6_kernels();
 const Kernels* neon_kernels();    // null where the processor is not an AArch64
 
 }  // namespace tapernet

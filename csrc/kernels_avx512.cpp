@@ -4,7 +4,7 @@
 
 #if defined(__AVX512F__) && defined(__AVX512VL__)
 #include "kernel_table.h"
-#include "kernel_halves.h"
+#include "kernel_pieces.h"
 #include "kernel_tiles.h"
 
 const tapernet::Kernels* tapernet::avx512_kernels() {
@@ -34,24 +34,34 @@ const tapernet::Kernels* tapernet::amx_kernels() {
 #endif
 }
 
-const tapernet::Kernels* tapernet::bf16x3_kernels() {
 #if defined(TAPERNET_TILES)
-  if (!amx_kernels() || !multiplies_halves()) return nullptr;
-  static const Kernels kernels = [] {
-    Kernels made = *amx_kernels();
-    made.name = "amx-bf16x3";
-    made.split = split;
-    made.gather = gather;
-    made.multiply = multiply;
+namespace {
+template <int N>
+const tapernet::Kernels* with_pieces(const char* name) {
+  if (!tapernet::amx_kernels() || !multiplies_pieces()) return nullptr;
+  static const tapernet::Kernels kernels = [&] {
+    tapernet::Kernels made = *tapernet::amx_kernels();
+    made.name = name;
+    made.pieces = N;
+    made.split = split<N>;
+    made.gather = gather<N>;
+    made.multiply = multiply<N>;
+    made.cut = cut;
     return made;
   }();
   return &kernels;
-#else
-  return nullptr;
-#endif
 }
+}  // namespace
+const tapernet::Kernels* tapernet::bf16x3_kernels() { return with_pieces<2>("amx-bf16x3"); }
+const tapernet::Kernels* tapernet::bf16x6_kernels() { return with_pieces<3>("amx-bf16x6"); }
+#else
+const tapernet::Kernels* tapernet::bf16x3_kernels() { return nullptr; }
+const tapernet::Kernels* tapernet::bf16x6_kernels() { return nullptr; }
+#endif
+
 #else
 const tapernet::Kernels* tapernet::avx512_kernels() { return nullptr; }
 const tapernet::Kernels* tapernet::amx_kernels() { return nullptr; }
 const tapernet::Kernels* tapernet::bf16x3_kernels() { return nullptr; }
+const tapernet::Kernels* tapernet::bf16x6_kernels() { return nullptr; }
 #endif

@@ -42,7 +42,8 @@ class Workspaces {
 // The kernels that this processor has, best first.
 inline std::vector<const Kernels*> all_kernels() {
   std::vector<const Kernels*> found;
-  for (const Kernels* k : {amx_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels(), portable_kernels()}) {
+  for (const Kernels* k : {bf16x6_kernels(), amx_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels(),
+                           portable_kernels()}) {
     if (k) found.push_back(k);
   }
   return found;

@@ -69,11 +69,12 @@ inline Area whole_area(const Sliding& s, Size out) {
   return {{0, out.height, 0, s.kernel_h}, {0, out.width, 0, s.kernel_w}};
 }
 
-// The products of a filter over the kept channels of the blocks in [first, last) for an area's taps, in the order of
-// the weights, which are packed [block][kernel_h][kernel_w][lanes], times `filters`. With `whole`, taps that are
-// neighbours in both are one segment, and every lane of a block counts (the lanes that a budget drops hold zeros).
-inline std::vector<Segment> segments(const Sliding& s, const Area& area, const View& in, int first, int last,
-                                     int filters, bool whole) {
+// The products of a filter over the kept channels of the blocks in [first, last) for an area's taps, from block to block and
+// tap to tap. place(block, h, w) is where the weights of a tap start. With `whole`, taps that are neighbours in both are one
+// segment, and every lane of a block counts (the lanes that a budget drops hold zeros).
+template <class Place>
+std::vector<Segment> segments(const Sliding& s, const Area& area, const View& in, int first, int last, int filters,
+                              bool whole, Place place) {
   const int lanes = in.layout.lanes;
   std::vector<Segment> result;
   for (const Kept& run : in.kept) {
@@ -83,9 +84,8 @@ inline std::vector<Segment> segments(const Sliding& s, const Area& area, const V
       const int length = whole ? lanes : std::min(lanes, run.channels - b * lanes);
       for (int h = area.rows.first; h < area.rows.last; ++h) {
         for (int w = area.columns.first; w < area.columns.last; ++w) {
-          const int tap = ((block - first) * s.kernel_h + h) * s.kernel_w + w;
           const ptrdiff_t at = block * in.layout.block() + s.tap(in.layout, h, w);
-          const Segment next{static_cast<int32_t>(at), tap * lanes * filters, length};
+          const Segment next{static_cast<int32_t>(at), place(block - first, h, w), length};
           Segment* previous = result.empty() ? nullptr : &result.back();
           if (previous && (whole || lanes < kLanes) && previous->input + previous->length == next.input &&
               previous->weight + previous->length * filters == next.weight) {
@@ -98,6 +98,14 @@ inline std::vector<Segment> segments(const Sliding& s, const Area& area, const V
     }
   }
   return result;
+}
+
+// The same where the weights are packed [block][kernel_h][kernel_w][lanes], times `filters`.
+inline std::vector<Segment> segments(const Sliding& s, const Area& area, const View& in, int first, int last,
+                                     int filters, bool whole) {
+  return segments(s, area, in, first, last, filters, whole, [&](int block, int h, int w) {
+    return ((block * s.kernel_h + h) * s.kernel_w + w) * in.layout.lanes * filters;
+  });
 }
 
 // Those whose weights (of 16 filters) lie one after the other, as one; `input` is where its inputs go in a row of all, and

@@ -391,6 +391,7 @@ int main() {
   using namespace tapernet;
   bool held = true;
   const std::pair<const char*, const Kernels*> all[] = {{"amx-bf16x3", bf16x3_kernels()},
+                                                        {"amx-bf16x6", bf16x6_kernels()},
                                                         {"amx", amx_kernels()},
                                                         {"avx512", avx512_kernels()},
                                                         {"avx2", avx2_kernels()},

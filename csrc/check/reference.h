@@ -159,6 +159,6 @@ inline void survivors(const SurvivorCall& c) {
 
 inline constexpr Kernels kernels = {
     "reference", dense, depthwise, pool, affine, add, interleave, deinterleave, planes, partial_sums, range,
-    round, rounded_sums, false, survivors, nullptr, nullptr, nullptr};
+    round, rounded_sums, false, survivors, 0, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace tapernet::reference
