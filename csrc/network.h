@@ -39,10 +39,11 @@ class Workspaces {
   std::vector<Workspace> free_;
 };
 
-// The kernels that this processor has, best first.
+// The kernels that this processor has, best first. Three pieces are not the best, though often the fastest: whoever shares
+// the core may slow the matrix unit down to a quarter, which vectors do not suffer.
 inline std::vector<const Kernels*> all_kernels() {
   std::vector<const Kernels*> found;
-  for (const Kernels* k : {bf16x6_kernels(), amx_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels(),
+  for (const Kernels* k : {amx_kernels(), bf16x6_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels(),
                            portable_kernels()}) {
     if (k) found.push_back(k);
   }

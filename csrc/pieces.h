@@ -193,8 +193,8 @@ class PiecesStep : public DividedStep {
 
  private:
   static constexpr int kTogetherBlocks = 2;  // of filters, that a kernel multiplies together
-  // Where another core's work slows the matrix unit down; else twice as many. And how many pixels a weight must meet until
-  // cutting it took no longer than multiplying it.
+  // Products by tiles in the time of one by vectors: where another core's work slows the matrix unit down, else twice as
+  // many. And the pixels that a weight must meet until cutting it has taken no longer than multiplying it.
   static constexpr double kProductsByVector = 1.5, kProductsOfCut = 12;
 
   // Two blocks of the input, from an even one on, of which one is kept at least. Of few channels there is but one block.

@@ -75,6 +75,14 @@ def _race(*timings: Timing) -> Race:
     return Race("net", "machine", 1, 1, 3, "avx2", timings, {})
 
 
+@needs_kernels
+def test_the_engine_runs_the_kernels_asked_for(net: TaperedNet) -> None:
+    result = race(net, torch.randn(2, 1, 28, 28), [], ["torch"], rounds=1, seconds=1e-4, kernels="portable")
+    assert result.kernels == "portable"
+    with pytest.raises(ConfigError, match="unknown instruction set 'sse'"):
+        race(net, torch.randn(2, 1, 28, 28), [], ["torch"], rounds=1, seconds=1e-4, kernels="sse")
+
+
 def test_no_speed_up_over_eager_torch_alone() -> None:
     eager = _race(_timing(ENGINE, 1.0), _timing("torch", 5.0), _timing("torch, channels last", 4.0))
     assert eager.speed_up(1.0) is None

@@ -29,6 +29,7 @@ def bench(
     threads: int = 1,
     runtimes: list[str] | None = None,
     rounds: int = 15,
+    kernels: str = "auto",
     data: str | None = None,
     output: str | None = None,
 ) -> None:
@@ -46,6 +47,7 @@ def bench(
         runtimes: torch, "torch, channels last", torch.compile, ONNX Runtime, "ONNX Runtime, int8", OpenVINO,
             "OpenVINO, bfloat16"; by default all that are installed.
         rounds: turns of each runtime.
+        kernels: the engine's instruction set; by default the one that `tapernet.compile` takes.
         data: where the network's images are; for one that stops early, by default where it was trained.
         output: also write the result to this .json file, and its plot beside it (.png).
     """
@@ -65,7 +67,7 @@ def bench(
     usual = [0.5, 0.2] if isinstance(network, TaperedNet) else []
     result = race(
         network, images, usual if budgets is None else budgets, runtimes, data=test, calibration=calibration,
-        threads=threads, rounds=rounds, name=Path(net).stem, machine=hardware(), say=show,
+        threads=threads, rounds=rounds, kernels=kernels, name=Path(net).stem, machine=hardware(), say=show,
     )  # fmt: skip
     show(result.table())
     if output is not None:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ def race(
     threads: int = 1,
     rounds: int = 15,
     seconds: float = 0.05,
+    kernels: str = "auto",
     name: str = "network",
     machine: str = "",
     say: Callable[[str], None] = lambda _: None,
@@ -61,13 +63,14 @@ def race(
         threads: that each may use.
         rounds: turns.
         seconds: that the engine's turn takes, about; the others make as many calls.
+        kernels: the engine's instruction set.
         name: of the network.
         machine: in words.
         say: gets a line at each budget.
 
     Raises:
-        ConfigError: an unknown runtime, no images, a budget of a network without a dial, or a result that differs from
-            torch's.
+        ConfigError: an unknown runtime or instruction set, no images, a budget of a network without a dial, or a result
+            that differs from torch's.
     """
     for runtime in runtimes or ():
         if runtime not in PEERS:
@@ -77,7 +80,7 @@ def race(
     budgets = [1.0, *(b for b in budgets if b != 1)]
     if len(budgets) > 1 and not isinstance(net, TaperedNet):
         raise ConfigError("a network without a dial has budget 1.0 alone: taper it first")
-    engines = _engines(net, images, budgets, threads, calibration)
+    engines = _engines(net, images, budgets, threads, calibration, kernels)
     counted = images if data is None else data.as_float()[:COUNTED]
     whole = _Subnetwork.of(net, 1.0, counted, engines[ENGINE].choices)
     missing: dict[str, str] = {}
@@ -98,15 +101,16 @@ def race(
 
 
 def _engines(
-    net: nn.Module, images: Tensor, budgets: Iterable[Budget], threads: int, calibration: Tensor | None
+    net: nn.Module, images: Tensor, budgets: Iterable[Budget], threads: int, calibration: Tensor | None, kernels: str
 ) -> dict[str, Engine]:
     """The engine, for a network that stops early one that does not, and where there is one, that of high precision."""
-    found = {ENGINE: compile(net, images, calibration=calibration, budgets=budgets, threads=threads)}
+    usual = partial(compile, net, images, budgets=budgets, threads=threads)
+    found = {ENGINE: usual(calibration=calibration, kernels=kernels)}
     dense = dict.fromkeys(found[ENGINE].choices, DENSE)
     if dense:
-        found[COMPLETE] = compile(net, images, choices=dense, budgets=budgets, threads=threads)
+        found[COMPLETE] = usual(choices=dense, kernels=kernels)
     if has_high_precision():
-        found[HIGH] = compile(net, images, choices=dense, budgets=budgets, threads=threads, precision="high")
+        found[HIGH] = usual(choices=dense, precision="high")
     return found
 
 
