@@ -40,7 +40,7 @@ class Workspaces {
 };
 
 // The kernels that this processor has, best first. Three pieces are not the best, though often the fastest: whoever shares
-// the core may slow the matrix unit down to a quarter, which vectors do not suffer.
+// the core may slow the matrix unit down, which vectors suffer less from.
 inline std::vector<const Kernels*> all_kernels() {
   std::vector<const Kernels*> found;
   for (const Kernels* k : {amx_kernels(), bf16x6_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels(),

@@ -59,8 +59,8 @@ def compile(
             where nobody else uses the core's matrix unit; measure it.
         precision: "highest" computes in float32. "high" may, with the automatic choice of kernels, take every number of
             a product as the sum of two bfloat16, as `torch.set_float32_matmul_precision` does by this name: 16 bits in
-            place of 24, added up in float32. Processors with AMX are up to twice as fast so; on others it changes
-            nothing. Inputs that are not finite may make more outputs NaN than they would in float32.
+            place of 24, added up in float32. Processors with AMX are 1.2 to 2.4 times as fast so; on others it
+            changes nothing. Inputs that are not finite may make more outputs NaN than they would in float32.
 
     Raises:
         ConfigError: no example, or one that the network does not run on; another type or device than float32 on the
