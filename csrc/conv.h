@@ -11,10 +11,8 @@ namespace tapernet {
 // By vectors of floats.
 class VectorStep : public DividedStep {
  public:
-  VectorStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
-             bool grouped, const Context& c)
-      : DividedStep(filters, window, epilogue, value, grouped, c), pixels_(large(filters) ? Stretch::kMost : kPixels),
-        divisions_(window, in_.layout, out_.layout, pixels_, kPace, Cuts::both) {
+  explicit VectorStep(const Layer& l)
+      : DividedStep(l), pixels_(large(filters_) ? Stretch::kMost : kPixels), divisions_(window_, in_.layout, out_.layout, pixels_, kPace, Cuts::both) {
     for (const Part& part : parts_) {
       products_.emplace_back();
       for (size_t i = 0; i < divisions_.size(); ++i) {
@@ -176,7 +174,7 @@ class Conv : public Op {
  private:
   template <class T>
   std::unique_ptr<T> make(const PackedFilters& filters, const Context& c) const {
-    return std::make_unique<T>(filters, window_, epilogue_, out_, groups_ > 1, c);
+    return std::make_unique<T>(Layer{filters, window_, epilogue_, out_, groups_ > 1, c});
   }
 
   Value out_;

@@ -146,16 +146,25 @@ class Stretch {
   }
 };
 
+// What the steps of a convolution are made from.
+struct Layer {
+  const PackedFilters& filters;
+  const Sliding& window;
+  const Epilogue& epilogue;
+  const Value& value;  // the output
+  bool grouped;
+  const Context& context;
+};
+
 // A convolution that computes everything, by stretches of pixels and shares of the filters.
 class DividedStep : public Step {
  public:
-  DividedStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
-              bool grouped, const Context& c)
-      : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), filters_(filters),
-        finish_(epilogue, value, c) {
-    list_parts(grouped);
-    const double filters_kept = channels(out_.kept), taps = window.taps();
-    products_ = std::min(channels(in_.kept), filters.span() * in_.layout.lanes) * taps * filters_kept;
+  explicit DividedStep(const Layer& l)
+      : kernels_(l.context.kernels), in_(l.context.inputs[0]), out_(l.context.output), window_(l.window),
+        filters_(l.filters), finish_(l.epilogue, l.value, l.context) {
+    list_parts(l.grouped);
+    const double filters_kept = channels(out_.kept), taps = window_.taps();
+    products_ = std::min(channels(in_.kept), filters_.span() * in_.layout.lanes) * taps * filters_kept;
   }
 
  protected:

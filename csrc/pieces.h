@@ -17,10 +17,8 @@ namespace tapernet {
 // What both ways to take the inputs have in common.
 class PiecesStep : public DividedStep {
  public:
-  PiecesStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
-             bool grouped, const Context& c)
-      : DividedStep(filters, window, epilogue, value, grouped, c), narrow_(in_.layout.lanes < kLanes),
-        split_(in_.layout), number_(c.kernels.pieces) {
+  explicit PiecesStep(const Layer& l)
+      : DividedStep(l), narrow_(in_.layout.lanes < kLanes), split_(in_.layout), number_(kernels_.pieces) {
     if (!narrow_) {
       split_.lanes = kTogether;
       split_.blocks = divide_up(split_.blocks, 2);
@@ -301,12 +299,10 @@ class RowsStep : public PiecesStep {
     return channels(c.output.kept) * (kPiecesPixels - of_pixels) < kFiltersOfGather * of_pixels;
   }
 
-  RowsStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
-           bool grouped, const Context& c)
-      : PiecesStep(filters, window, epilogue, value, grouped, c), of_row_(divide_up(out_.layout.width, kPiecesPixels)),
-        of_pixels_(tile_pixels(out_.layout.width)) {
+  explicit RowsStep(const Layer& l)
+      : PiecesStep(l), of_row_(divide_up(out_.layout.width, kPiecesPixels)), of_pixels_(tile_pixels(out_.layout.width)) {
     // The zeros of the border are multiplied, too: to do without them takes more tiles of fewer pixels, and more time.
-    const Area whole = whole_area(window, output());
+    const Area whole = whole_area(window_, output());
     for (const Part& part : parts_) chunks_.push_back(chunks(whole, part.first_input, false));
   }
 
@@ -352,12 +348,11 @@ class RowsStep : public PiecesStep {
 // Elsewhere: the inputs of each pixel are gathered.
 class GatherStep : public PiecesStep {
  public:
-  GatherStep(const PackedFilters& filters, const Sliding& window, const Epilogue& epilogue, const Value& value,
-             bool grouped, const Context& c)
-      : PiecesStep(filters, window, epilogue, value, grouped, c), pixels_(pixels_at_once()),
+  explicit GatherStep(const Layer& l)
+      : PiecesStep(l), pixels_(pixels_at_once()),
         // Each area would read weights from far again.
-        divisions_(window, in_.layout, out_.layout, pixels_, {kPiecesPixels, kPiecesPixels},
-                   large(filters) ? Cuts::none : Cuts::rows) {
+        divisions_(window_, in_.layout, out_.layout, pixels_, {kPiecesPixels, kPiecesPixels},
+                   large(filters_) ? Cuts::none : Cuts::rows) {
     int longest = 0;
     for (const Part& part : parts_) {
       chunks_.emplace_back();
