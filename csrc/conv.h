@@ -12,7 +12,8 @@ namespace tapernet {
 class VectorStep : public DividedStep {
  public:
   explicit VectorStep(const Layer& l)
-      : DividedStep(l), pixels_(large(filters_) ? Stretch::kMost : kPixels), divisions_(window_, in_.layout, out_.layout, pixels_, kPace, Cuts::both) {
+      : DividedStep(l), pixels_(large(filters_) ? Stretch::kMost : kPixels),
+        divisions_(window_, in_.layout, out_.layout, pixels_, kPace, Cuts::both) {
     for (const Part& part : parts_) {
       products_.emplace_back();
       for (size_t i = 0; i < divisions_.size(); ++i) {
