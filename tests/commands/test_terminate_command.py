@@ -1,3 +1,4 @@
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,21 @@ def test_checks_are_placed_tuned_measured_and_written(tmp_path: Path, capsys: py
     assert main(["evaluate", "--net", str(tmp_path / "out.safetensors"), "--output", str(tmp_path / "e.json")]) == 0
     assert read_json(tmp_path / "e.json")["points"] == [tuned]
     assert "FN" in capsys.readouterr().out
+
+
+def test_the_network_without_checks_may_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, bool, int]] = []
+
+    def note(
+        net: nn.Module, _: object, __: object, recipe: FineTune, *rest: object, teacher: nn.Module, **kw: object
+    ) -> None:
+        checks = sum(len(layer.checks) for layer in terminating_layers(teacher).values())
+        seen.append((recipe.taught, teacher is net, checks))
+
+    # By name, `tapernet.commands.terminate` is the function.
+    monkeypatch.setattr(importlib.import_module("tapernet.commands.terminate"), "fit", note)
+    run(tmp_path, "--tolerance", "0.2", "--epochs", "1", "--control", "true", "--taught", "0.5", "--images", "100")
+    assert seen == [(0.5, False, 0)] * 2
 
 
 @pytest.mark.parametrize("order", ["exact", "expected"])

@@ -27,6 +27,7 @@ curves:
   - {name: control}
   - {name: paper, method: terminate, points: [0.1, 0.5], paper: [[1000, 0.9]]}
   - {name: ours, method: terminate, points: [0.1], options: {placement: greedy, bias_first: true}, mac_penalty: 0.2}
+  - {name: taught, points: [0], taught: 1.0}
   - {name: PFEC, method: prune, options: {method: pfec}, points: [0.5]}
   - {name: small from scratch, method: scratch, points: [0.5], training: base}
 """
@@ -54,7 +55,7 @@ def test_every_method_is_measured_from_one_network(folder: Path) -> None:
         for point in curve["points"]:
             start = baseline[point["seed"]]
             assert 0 <= point["accuracy"] <= 1
-            if name in ("control", "paper", "ours"):  # the same network underneath
+            if name in ("control", "paper", "ours", "taught"):  # the same network underneath
                 assert point["before"]["macs"] / (1 - point["before"]["saved"]) == pytest.approx(start["macs"])
             if name in ("PFEC", "small from scratch"):
                 assert point["macs"] < 0.6 * start["macs"]

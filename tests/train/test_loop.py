@@ -286,7 +286,9 @@ def test_a_folder_with_a_run_on_other_images_or_of_another_dial_is_refused(
     if other == "images":
         train = replace(train, images=train.images.flip(3))
     before = weights(net)
-    with pytest.raises(ConfigError, match="on other images, or of a network with another profile"):
+    with pytest.raises(
+        ConfigError, match="on other images, with another teacher, or of a network with another profile"
+    ):
         fit(net, train, val, IDP(max_epochs=1), run_dir=tmp_path, progress=False)
     assert_same(weights(net), before)
 
@@ -318,6 +320,38 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_first_epoch(
 def test_what_is_no_recipe_is_refused(bad: object, plain: nn.Module, train: ImageData, val: ImageData) -> None:
     with pytest.raises(ConfigError, match=r"the recipe is one such as TESLA\(\), not .*TESLA"):
         fit(taper(plain, EXAMPLE), train, val, bad, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_network_learns_from_its_teacher_which_stays_as_it_is(
+    plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path
+) -> None:
+    teacher = copy.deepcopy(plain)
+    fit(teacher, train, val, FineTune(epochs=5), Settings(batch_size=20), progress=False)
+    before = weights(teacher)
+    # Labels without meaning, of which nothing is to be learned: all comes from the teacher.
+    drawn = torch.randint(3, (len(train),), generator=torch.Generator().manual_seed(0))
+    nonsense = ImageData(train.images, drawn, train.class_names)
+    recipe, settings = FineTune(epochs=5, taught=1.0), Settings(batch_size=20)
+    history = fit(plain, nonsense, val, recipe, settings, run_dir=tmp_path, progress=False, teacher=teacher)
+    assert history.rows[-1]["val"] > 0.7
+    assert_same(weights(teacher), before)
+    assert fit(plain, nonsense, val, recipe, settings, run_dir=tmp_path, progress=False, teacher=teacher) == history
+    with torch.no_grad():
+        teacher.get_parameter("fc1.weight")[0] += 0.1
+    with pytest.raises(ConfigError, match="another teacher"):
+        fit(plain, nonsense, val, recipe, settings, run_dir=tmp_path, progress=False, teacher=teacher)
+
+
+def test_a_teacher_that_does_not_fit_is_refused(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    recipe, other = FineTune(taught=0.5), copy.deepcopy(plain)
+    with pytest.raises(ConfigError, match="there is no teacher"):
+        fit(plain, train, val, recipe, progress=False)
+    with pytest.raises(ConfigError, match=r"the recipe says 0\.0, and there is a teacher"):
+        fit(plain, train, val, FineTune(), progress=False, teacher=other)
+    with pytest.raises(ConfigError, match="the teacher is the network itself"):
+        fit(plain, train, val, recipe, progress=False, teacher=plain)
+    with pytest.raises(DataError, match=r"the teacher gives \(4,\) scores"):
+        fit(plain, train, val, recipe, progress=False, teacher=mlp((1, 4, 4), 4, (20, 12)))
 
 
 def test_logs_hold_a_row_for_each_epoch(plain: nn.Module, train: ImageData, val: ImageData, tmp_path: Path) -> None:

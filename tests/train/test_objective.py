@@ -53,6 +53,25 @@ def test_distillation_teaches_the_smaller_by_the_largest_and_not_the_other_way(p
     assert fc1.grad[10:].abs().sum() == 0  # nothing flows into the teacher
 
 
+def test_a_teacher_gives_a_share_of_the_labels(plain: nn.Module) -> None:
+    torch.manual_seed(1)
+    teacher = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3))  # its dropout is off, as in eval mode
+    x, y = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    loss = ObjectiveLoss(plain, distill=False, taught=0.3, teacher=teacher)(x, y, Step([(1.0, 1.0)], 5.0))
+    log_p, given = plain(x).log_softmax(1), teacher[2](x.flatten(1)).softmax(1)
+    by_labels = -torch.stack([log_p[i, c] for i, c in enumerate(y)]).mean()
+    torch.testing.assert_close(loss, 0.7 * by_labels - 0.3 * (given * log_p).sum(1).mean())
+    loss.backward()
+    assert teacher[2].weight.grad is None
+    assert teacher.training
+
+
+@pytest.mark.parametrize("taught", [-0.1, 1.1, float("nan")])
+def test_a_share_to_be_taught_is_a_share(taught: float) -> None:
+    with pytest.raises(ConfigError, match="share that is taught"):
+        Objective({1.0: 1.0}, taught=taught)
+
+
 def test_the_sandwich_has_largest_and_smallest_and_draws_the_rest() -> None:
     budgets = (1.0, 0.8, 0.6, 0.4, 0.2)
     objective = Sandwich(dict.fromkeys(budgets, 1.0), extra=2)

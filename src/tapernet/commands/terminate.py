@@ -47,6 +47,7 @@ def terminate(
     epochs: int = 20,
     mac_penalty: float = 0.0,
     penalty_of: str = MACS,
+    taught: float = 0.0,
     budgets: list[float] | None = None,
     settings: Settings = FINE,
     control: bool = False,
@@ -70,6 +71,7 @@ def terminate(
         epochs: of fine-tuning; 0 for none.
         mac_penalty: factor of the share of MACs done in the loss of fine-tuning.
         penalty_of: "macs", or "time": layers weigh in the penalty what stopping them saves on this machine.
+        taught: share of the labels in fine-tuning, the control's too, that the network without checks gives.
         budgets: at which a network with a dial is fine-tuned, the smaller ones taught by the largest.
         settings: optimizer, batch size and the like of fine-tuning.
         control: also fine-tune without checks, to tell what the fine-tuning itself does.
@@ -82,7 +84,7 @@ def terminate(
     if images is not None and images < 1:
         raise ConfigError(f"images is at least 1, not {images}")
     network, spec = open_net(net)
-    recipe = _recipe(network, epochs, mac_penalty, penalty_of, budgets)
+    recipe = _recipe(network, epochs, mac_penalty, penalty_of, taught, budgets)
     splits = open_images(net, spec, data)
     train, val = splits.train.split(validation, seed=settings.seed)
     stopping = make_stopping(network, train.as_float()[:2], order=order, bias_first=bias_first, gradient=gradient)
@@ -99,9 +101,10 @@ def terminate(
     if recipe is not None:
         if control:
             plain = replace(recipe, mac_penalty=0.0)
-            tables.append(_tuned("control", untouched, train, val, splits, plain, settings, run_dir)[0])
+            copied = copy.deepcopy(untouched)
+            tables.append(_tuned("control", copied, train, val, splits, plain, settings, run_dir, untouched)[0])
         penalised = replace(recipe, penalty_weights=start["penalty_weights"])
-        tuned, report = _tuned("tuned", stopping, train, val, splits, penalised, settings, run_dir)
+        tuned, report = _tuned("tuned", stopping, train, val, splits, penalised, settings, run_dir, untouched)
         tables.append(tuned)
     save(stopping, path, spec)
     show(layer_table(stopping, report))
@@ -115,7 +118,7 @@ def terminate(
 
 
 def _recipe(
-    network: nn.Module, epochs: int, mac_penalty: float, penalty_of: str, budgets: list[float] | None
+    network: nn.Module, epochs: int, mac_penalty: float, penalty_of: str, taught: float, budgets: list[float] | None
 ) -> FineTune | None:
     """The fine-tuning; None for no epochs."""
     dial = isinstance(network, TaperedNet)
@@ -128,7 +131,9 @@ def _recipe(
     if penalty_of == TIME and not (mac_penalty and epochs):
         raise ConfigError("a penalty of time needs a mac_penalty above 0, and epochs of fine-tuning")
     chosen = tuple(budgets or ((1.0, 0.75, 0.5, 0.25) if dial else (1.0,)))
-    return FineTune(chosen, distill=dial, epochs=epochs, mac_penalty=mac_penalty) if epochs else None
+    if epochs == 0:
+        return None
+    return FineTune(chosen, distill=dial, epochs=epochs, mac_penalty=mac_penalty, taught=taught)
 
 
 def _started(
@@ -178,10 +183,11 @@ def _place(
 
 def _tuned(
     name: str, net: nn.Module, train: ImageData, val: ImageData, splits: Splits, recipe: FineTune, settings: Settings,
-    run_dir: str | None,
+    run_dir: str | None, untouched: nn.Module,
 ) -> tuple[JointTable, TerminationReport]:  # fmt: skip
-    """Fine-tunes a network and measures it."""
-    fit(net, train, val, recipe, settings, run_dir=None if run_dir is None else Path(run_dir) / name)
+    """Fine-tunes a network, with the one without checks as its teacher if the recipe has one, and measures it."""
+    folder = None if run_dir is None else Path(run_dir) / name
+    fit(net, train, val, recipe, settings, run_dir=folder, teacher=untouched if recipe.taught else None)
     return _measured(name, net, splits)
 
 

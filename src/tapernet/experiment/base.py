@@ -25,11 +25,13 @@ class Phase:
         epochs: all are run, and the last weights kept.
         settings: optimizer, batch size and the like; the seed is the experiment's.
         mac_penalty: factor of the share of MACs done in the loss.
+        taught: share of the labels that the network at the start of all curves gives.
     """
 
     epochs: int
     settings: Settings = field(default_factory=Settings)
     mac_penalty: float = 0.0
+    taught: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ class Split:
         return Split(train, val, seed, input_spec(train, source))
 
 
-def train_phase(net: nn.Module, phase: Phase, data: Split, folder: Path) -> History:
+def train_phase(net: nn.Module, phase: Phase, data: Split, folder: Path, teacher: nn.Module | None = None) -> History:
     """Trains `net` in place, or goes on where a stopped run was, and leaves it in the folder as `NETWORK`."""
-    recipe = FineTune(epochs=phase.epochs, mac_penalty=phase.mac_penalty)
-    history = fit(net, data.train, data.val, recipe, replace(phase.settings, seed=data.seed), run_dir=folder)
+    recipe = FineTune(epochs=phase.epochs, mac_penalty=phase.mac_penalty, taught=phase.taught)
+    settings = replace(phase.settings, seed=data.seed)
+    history = fit(net, data.train, data.val, recipe, settings, run_dir=folder, teacher=teacher)
     if not (folder / NETWORK).exists():
         save(net, folder / NETWORK, data.spec)
     return history

@@ -35,6 +35,7 @@ class CurveConfig:
         points: what the method takes from point to point: a tolerance, or a share of filters.
         training: "tuning" for the experiment's fine-tuning, "base" for its base training, or "none".
         mac_penalty: factor of the share of MACs done in the loss of the training.
+        taught: share of the labels in the training that the base network gives.
         paper: the paper's points, as MACs and accuracy in [0, 1].
     """
 
@@ -44,6 +45,7 @@ class CurveConfig:
     points: list[float] = field(default_factory=lambda: [0.0])
     training: str = "tuning"
     mac_penalty: float = 0.0
+    taught: float = 0.0
     paper: list[list[float]] | None = None
 
 
@@ -121,7 +123,8 @@ class _Start:
             return {**same, "point": point}
         phase = _phase(self.experiment, config)
         if phase is not None:
-            history = train_phase(net, phase, self.data, folder)
+            teacher = self._base() if phase.taught else None
+            history = train_phase(net, phase, self.data, folder, teacher)
             after = self._measure(net)
         return {
             "seed": self.data.seed, "point": point, **after, "before": before,
@@ -132,12 +135,16 @@ class _Start:
     def _made(self, config: CurveConfig, point: float, path: Path) -> nn.Module:
         """The network of a point before its training."""
         if not path.exists():
-            base = trained_base(self.experiment.model, self.experiment.base, self.data, self.runs).eval()
+            base = self._base().eval()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.data.seed)
                 made = METHODS[config.method](base, point, self.data.train, **config.options)
             save(made, path, self.data.spec)
         return load(path)
+
+    def _base(self) -> nn.Module:
+        """The network that all curves start from."""
+        return trained_base(self.experiment.model, self.experiment.base, self.data, self.runs)
 
     def _measure(self, net: nn.Module) -> dict[str, Any]:
         """Accuracy and MACs of one test image, the bias counted."""
@@ -168,7 +175,7 @@ def _phase(experiment: Experiment, config: CurveConfig) -> Phase | None:
     if config.training not in phases:
         raise ConfigError(unknown("training", config.training, phases))
     phase = phases[config.training]
-    return phase and replace(phase, mac_penalty=config.mac_penalty)
+    return phase and replace(phase, mac_penalty=config.mac_penalty, taught=config.taught)
 
 
 def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def load_checkpoint(path: Path, run: str, content: str) -> Checkpoint:
             f"there: {header['run']}\nhere:  {run}"
         )
     if header.get("content", content) != content:
-        raise ConfigError(f"{path} belongs to a run on other images, or of a network with another profile, keep or "
-                          f"multiple; choose another folder or delete it")  # fmt: skip
+        raise ConfigError(f"{path} belongs to a run on other images, with another teacher, or of a network with "
+                          f"another profile, keep or multiple; choose another folder or delete it")  # fmt: skip
     state = header["state"]
     return Checkpoint(RunState(**{**state, "stopper": EarlyStopping(**state["stopper"])}), tensors)

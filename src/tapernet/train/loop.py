@@ -65,6 +65,7 @@ def fit(
     run_dir: str | Path | None = None,
     fabric: Fabric | None = None,
     progress: bool = True,
+    teacher: nn.Module | None = None,
 ) -> History:
     """Trains `net` in place by a recipe.
 
@@ -78,10 +79,11 @@ def fit(
             its last epoch when it is called again, to the weights of an unbroken one; a finished one returns at once.
         fabric: for devices, precision and processes of your choosing; by default those of `torchrun`, else one process.
         progress: show a progress bar.
+        teacher: a trained network, for recipes with a share `taught`; it takes the same images and stays as it is.
 
     Raises:
-        DataError: the images or labels do not fit the network.
-        ConfigError: `run_dir` holds another run; the recipe does not suit the network.
+        DataError: the images or labels do not fit the network, or the teacher.
+        ConfigError: `run_dir` holds another run; the recipe does not suit the network, or lacks its teacher.
         FileError: `run_dir` cannot be written, or its checkpoint is not whole.
         TrainingError: the loss is no longer finite.
     """
@@ -91,8 +93,10 @@ def fit(
     if run_dir is not None:
         check_writable(Path(run_dir) / CHECKPOINT)
     _check_data(net, train, val, settings)
+    if teacher is not None:
+        _check_teacher(teacher, net, train)
     fabric = fabric or make_fabric(settings.precision)
-    run = _Run(net, train, val, recipe, settings, fabric, None if run_dir is None else Path(run_dir))
+    run = _Run(net, train, val, recipe, settings, fabric, None if run_dir is None else Path(run_dir), teacher)
     with torch.random.fork_rng(devices=[]), Report(run.log_folder, progress and fabric.is_global_zero) as report:
         run.go(report)
     return History(run.state.history, run.state.finished, run.state.seconds / 60)
@@ -141,6 +145,17 @@ def _check_data(net: nn.Module, train: ImageData, val: ImageData, settings: Sett
         )
 
 
+def _check_teacher(teacher: nn.Module, net: nn.Module, train: ImageData) -> None:
+    if teacher is net:
+        raise ConfigError("the teacher is the network itself: give a copy, which training does not change")
+    with eval_mode(teacher), torch.no_grad():
+        scores = teacher(train.as_float()[:2].to(next(teacher.parameters()).device))
+    if scores.shape != (min(2, len(train)), train.classes):
+        raise DataError(
+            f"the teacher gives {tuple(scores.shape[1:])} scores, but the data set has {train.classes} classes"
+        )
+
+
 def _check_side(net: nn.Module, images: Tensor, pixels: int) -> None:
     try:
         net(shrink(images, pixels))
@@ -153,8 +168,9 @@ class _Run:
 
     def __init__(
         self, net: nn.Module, train: ImageData, val: ImageData, recipe: Recipe, settings: Settings, fabric: Fabric,
-        folder: Path | None,
+        folder: Path | None, teacher: nn.Module | None,
     ) -> None:  # fmt: skip
+        self.teacher = teacher if teacher is None else teacher.to(fabric.device)
         self.net, self.recipe, self.settings, self.fabric, self.folder = net, recipe, settings, fabric, folder
         net.to(fabric.device)
         if settings.channels_last:
@@ -170,7 +186,7 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         shapes = [tuple(t.shape) for t in self.whole.values()]
         self.name = f"{_chosen(recipe)}, {_chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
-        self.content = _digest(net, train, val)
+        self.content = _digest(net, teacher, train, val)
 
     @property
     def log_folder(self) -> Path | None:
@@ -233,7 +249,12 @@ class _Run:
             if profiles:
                 optimizers.append(torch.optim.Adam(profiles, self.settings.profile_lr))
             # The network is on its device already, and moving it would part the narrowed weights from the whole ones.
-            loss = ObjectiveLoss(self.net, stage.objective.distill, stage.objective.penalty)
+            objective = stage.objective
+            if bool(objective.taught) != (self.teacher is not None):
+                there = "no teacher" if self.teacher is None else "a teacher"
+                raise ConfigError(f"{stage.task}: a share that is taught and a teacher need each other, but the recipe "
+                                  f"says {objective.taught}, and there is {there}")  # fmt: skip
+            loss = ObjectiveLoss(self.net, objective.distill, objective.penalty, objective.taught, self.teacher)
             wrapped = self.fabric.setup(loss, *optimizers, move_to_device=False)
             if self.settings.precision == "bf16-mixed":
                 stack.enter_context(SmallMaps())
@@ -310,8 +331,8 @@ def _chosen(options: Any) -> str:
     return f"{type(options).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
 
 
-def _digest(net: nn.Module, *parts: ImageData) -> str:
-    """Of what decides a run beside its options: how the network is cut, the labels, and some images."""
+def _digest(net: nn.Module, teacher: nn.Module | None, *parts: ImageData) -> str:
+    """Of what decides a run beside its options: how the network is cut, a teacher, the labels, and some images."""
     options = net.options if isinstance(net, TaperedNet) else {}
     cut = [options.get(key) for key in ("profile", "keep", "multiple")]
     # Rounded, since sums over all images depend on the number of threads.
@@ -321,6 +342,8 @@ def _digest(net: nn.Module, *parts: ImageData) -> str:
         some = torch.linspace(0, len(data) - 1, DIGEST_IMAGES).long()
         digest.update(data.labels.cpu().numpy().tobytes())
         digest.update(data.images[some].double().cpu().numpy().tobytes())
+    for tensor in () if teacher is None else teacher.state_dict().values():
+        digest.update(tensor.double().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

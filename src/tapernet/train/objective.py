@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapernet.budget import check_budgets, to_percent
 from tapernet.errors import ConfigError
+from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import at
 from tapernet.nn.once import computing_once, first_layers
 from tapernet.nn.penalty import estimating_macs, mac_penalty
@@ -73,14 +75,19 @@ class Objective:
         distill: the largest budget learns from the labels, the others from the largest one's output (in-place
             distillation, Yu and Huang 2019, "Universally Slimmable Networks", section 4).
         penalty: on the MACs of a terminating network.
+        taught: how much of what the largest budget learns from is a teacher's output, the rest being the labels; in
+            [0, 1].
     """
 
     weights: Mapping[float, float]
     distill: bool = False
     penalty: Penalty = NO_PENALTY
+    taught: float = 0.0
 
     def __post_init__(self) -> None:
         check_budgets(self.weights)
+        if not 0 <= self.taught <= 1:
+            raise ConfigError(f"the share that is taught is in [0, 1], but is {self.taught!r}")
 
     @property
     def budgets(self) -> tuple[float, ...]:
@@ -97,7 +104,7 @@ class Objective:
         to_percent(budget)
         weights = {b: (1 - alpha) * w for b, w in self.weights.items()}
         weights[budget] = weights.get(budget, 0.0) + alpha
-        return Objective(weights, self.distill, self.penalty)
+        return Objective(weights, self.distill, self.penalty, self.taught)
 
     def draw(self, rng: random.Random) -> Terms:
         """The terms of one step."""
@@ -138,11 +145,22 @@ class ObjectiveLoss(nn.Module):
         net: the network; any module, if the objective asks for budget 1.0 alone.
         distill: see `Objective`.
         penalty: see `Objective`.
+        taught: see `Objective`.
+        teacher: whose output is the taught share of the labels, another network than `net`; run in eval mode, without
+            gradients.
     """
 
-    def __init__(self, net: nn.Module, distill: bool, penalty: Penalty = NO_PENALTY) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        distill: bool,
+        penalty: Penalty = NO_PENALTY,
+        taught: float = 0.0,
+        teacher: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.net, self.distill, self.penalty = net, distill, penalty
+        self.net, self.distill, self.penalty, self.taught = net, distill, penalty, taught
+        self._teacher = (teacher,)  # not as a submodule, which would be wrapped and synchronised with the network
         self._first = first_layers(net)
 
     def forward(self, x: Tensor, y: Tensor, step: Step) -> Tensor:
@@ -154,7 +172,8 @@ class ObjectiveLoss(nn.Module):
             ConfigError: a penalty on a network without terminating layers, or a weight for a layer that it lacks.
         """
         total: Tensor | None = None
-        teacher: Tensor | None = None
+        labels = self._labels(x, y)
+        largest: Tensor | None = None
         first = self._first if len(step.terms) > 1 else ()
         penalty = self.penalty
         estimating = estimating_macs(self.net, penalty.temperature) if penalty.factor else nullcontext()
@@ -162,13 +181,22 @@ class ObjectiveLoss(nn.Module):
             for budget, weight in step.terms:
                 with at(self.net, budget):
                     scores = self.net(x)
-                target = y if teacher is None else teacher
+                target = labels if largest is None else largest
                 task = F.cross_entropy(scores, target, reduction="sum")
                 if penalty.factor:
                     task = task + len(x) * penalty.factor * mac_penalty(self.net, penalty.weights)
                 task = task * (weight / step.divisor)
                 total = task if total is None else total + task
-                if self.distill and teacher is None:
-                    teacher = scores.detach().softmax(1)
+                if self.distill and largest is None:
+                    largest = scores.detach().softmax(1)
         assert total is not None
         return total
+
+    def _labels(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the largest budget learns: the labels, or probabilities of which a teacher gave a share."""
+        (teacher,) = self._teacher
+        if teacher is None or not self.taught:
+            return y
+        with torch.no_grad(), eval_mode(teacher):
+            given: Tensor = teacher(x).softmax(1)
+        return torch.lerp(F.one_hot(y, given.shape[1]).to(given.dtype), given, self.taught)

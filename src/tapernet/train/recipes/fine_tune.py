@@ -24,6 +24,9 @@ class FineTune(Recipe):
         mac_penalty: factor of the share of MACs done in the loss, for networks from `tapernet.terminate`: it moves
             partial sums below zero, so that more filters stop at their checks.
         temperature: of the estimate of that share, see `tapernet.estimating_macs`.
+        taught: how much of what the largest budget learns from is the output of a teacher, which `fit` is given, in
+            [0, 1]; the rest is the labels. A network that is tuned after pruning or termination may so learn from
+            what it was (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", at temperature 1).
         penalty_weights: how much each terminating layer's share counts in the penalty, by path, layers without one
             not at all: those of `tapernet.time_weights` go by time in place of MACs. They are part of what identifies a
             run, so that only one with the same weights can go on from its checkpoint.
@@ -37,6 +40,7 @@ class FineTune(Recipe):
     mac_penalty: float = 0.0
     temperature: float = 0.1
     penalty_weights: Mapping[str, float] | None = None
+    taught: float = 0.0
 
     def __post_init__(self) -> None:
         if self.weights is not None and (len(self.weights) != len(self.budgets) or min(self.weights) < 0):
@@ -52,5 +56,5 @@ class FineTune(Recipe):
                               f"call terminate(model, example) first")  # fmt: skip
         weights = self.weights or (1 / len(self.budgets),) * len(self.budgets)
         penalty = Penalty(self.mac_penalty, self.temperature, self.penalty_weights)
-        objective = Objective(dict(zip(self.budgets, weights, strict=True)), self.distill, penalty)
+        objective = Objective(dict(zip(self.budgets, weights, strict=True)), self.distill, penalty, self.taught)
         yield Stage(percents(objective.budgets), objective, self.epochs, self.patience)
