@@ -353,6 +353,26 @@ def test_exact_gradient(bias_first: bool) -> None:
     assert torch.autograd.gradcheck(run, (x, layer.weight, layer.bias))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e-6, -1e-6])
+def test_in_mixed_precision_sums_are_compared_with_the_threshold_as_it_is(offset: float) -> None:
+    """A threshold at some of the sums, or between them and the next number of their type, on either side of zero."""
+    torch.manual_seed(0)
+    layer = TerminatingConv2d(4, 2, 3, bias=False)
+    x = torch.randn(2, 4, 8, 8)
+    seen: list[Outcome] = []
+    layer.observer = seen.append
+    flat = layer.weight.detach().abs().flatten(1)
+    early = torch.zeros_like(flat).scatter(1, flat.argsort(1, descending=True)[:, :9], 1.0).view_as(layer.weight)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        u = F.conv2d(x, layer.weight * early)
+        assert u.dtype == torch.bfloat16
+        for value in u.flatten()[::7].tolist():
+            threshold = value * (1 + offset)
+            layer.set_checks([Check(position=9, threshold=threshold)])
+            layer(x)
+            assert torch.equal(seen.pop().stopped, u.double() < torch.tensor(threshold).double())
+
+
 def gradients(layer: nn.Module, x: Tensor, head: nn.Module) -> list[Tensor]:
     out = head(layer(x))
     weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
