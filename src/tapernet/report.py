@@ -156,4 +156,5 @@ def _curves_of(experiment: Path, result: Path) -> dict[str, Curve | None]:
     """The curves of a result file by name; None for those that the experiment has, but that were not run yet."""
     planned: dict[str, Curve | None] = dict.fromkeys(read_curve_names(experiment)) if experiment.exists() else {}
     run = read_json(result)["curves"] if result.exists() or not planned else []
-    return planned | {curve["name"]: curve for curve in run}
+    # A result file may hold a curve before its first point.
+    return planned | {curve["name"]: curve if curve.get("points", curve.get("seeds")) else None for curve in run}

@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "results" / "paper").mkdir(parents=True)
     (tmp_path / "results" / "paper" / "net.json").write_text(json.dumps({"curves": CURVES}))
     budgets = {"name": "dial", "budgets": [0.1, 1.0], "accuracy": [[0.5, 0.9]], "paper": None, "paper_mean": None,
-               "minutes": [1.0]}  # fmt: skip
+               "seeds": [0], "minutes": [1.0]}  # fmt: skip
     (tmp_path / "results" / "paper" / "dial.json").write_text(json.dumps({"curves": [budgets]}))
     return tmp_path
 
@@ -101,11 +101,14 @@ def test_what_was_not_run_is_told(
 ) -> None:
     (folder / "experiments" / "paper" / "net.yaml").write_text("curves: [{name: later}]")
     (folder / "experiments" / "paper" / "new.yaml").write_text("curves: [{name: later}]")
-    figure(folder, 'panels: [{title: a, curves: ["net: stopped", "net: later"]}, {title: b, curves: ["new: later"]}]')
+    results = folder / "results" / "paper" / "net.json"  # a stopped run leaves curves without a point
+    results.write_text(json.dumps({"curves": [*CURVES, {"name": "begun", "points": [], "paper": None}]}))
+    curves = '["net: stopped", "net: later", "net: begun"]'
+    figure(folder, f'panels: [{{title: a, curves: {curves}}}, {{title: b, curves: ["new: later"]}}]')
     monkeypatch.chdir(folder)
     assert main(["report", "paper/figure"]) == 0
     out = capsys.readouterr().out
-    assert "a: not run yet: net: later" in out
+    assert "a: not run yet: net: later; net: begun" in out
     assert "b: not run yet: new: later" in out
     figure(folder, 'panels: [{title: b, curves: ["new: later"]}]')
     assert main(["report", "paper/figure"]) == 2
