@@ -13,14 +13,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from torch import nn
 
 from tapernet import zoo
 from tapernet.convert.taper import taper
+from tapernet.convert.terminate import terminate
 from tapernet.experiment.common import hardware
 from tapernet.measure.macs import total_macs
+from tapernet.nn.check import Check
 from tapernet.nn.narrow import narrowed
-from tapernet.nn.net import TaperedNet
-from tapernet.train.objective import Objective, ObjectiveLoss, Step
+from tapernet.nn.terminating import terminating_layers
+from tapernet.train.objective import Objective, ObjectiveLoss, Penalty, Step
 from tapernet.train.settings import Settings
 from tapernet.train.small_maps import SmallMaps, weight_gradient
 
@@ -44,11 +47,13 @@ def ratio(first: Timed, second: Timed, calls: int, rounds: int = 15) -> tuple[fl
 
 
 def house_step(
-    net: TaperedNet, objective: Objective, x: torch.Tensor, y: torch.Tensor, precision: Any = "32-true"
+    net: nn.Module, objective: Objective, x: torch.Tensor, y: torch.Tensor, precision: Any = "32-true"
 ) -> Timed:
     """A step as `tapernet.fit` takes it, Fabric included."""
     fabric, rng = Fabric(accelerator="cpu", precision=precision), random.Random(0)
-    loss, optimizer = fabric.setup(ObjectiveLoss(net, False), Settings().make_optimizer(net.parameters()))
+    loss, optimizer = fabric.setup(
+        ObjectiveLoss(net, False, objective.penalty), Settings().make_optimizer(net.parameters())
+    )
 
     def step() -> None:
         value = loss(x, y, Step(objective.draw(rng), float(len(x))))
@@ -131,6 +136,21 @@ def mixed_precision() -> None:
         )
 
 
+def checks() -> None:
+    """A step of C10-Net in bfloat16 with a check in each layer, and with a MAC penalty, against one without checks."""
+    x = torch.randn(128, 3, 32, 32).to(memory_format=torch.channels_last)
+    y = torch.randint(10, (128,))
+    plain = zoo.create("c10net").to(memory_format=torch.channels_last)
+    stopping = terminate(plain, x[:1]).to(memory_format=torch.channels_last)
+    for layer in terminating_layers(stopping).values():
+        layer.set_checks([Check(share=0.2)])
+    without = house_step(plain, Objective({1.0: 1.0}), x, y, "bf16-mixed")
+    for name, factor in (("checks", 0.0), ("checks and MAC penalty", 0.2)):
+        objective = Objective({1.0: 1.0}, penalty=Penalty(factor))
+        median, low, high = ratio(house_step(stopping, objective, x, y, "bf16-mixed"), without, calls=5, rounds=7)
+        print(f"bf16 step with {name} / without, C10-Net, batch 128: {median:.2f} ({low:.2f} to {high:.2f})")
+
+
 def weight_gradients() -> None:
     """The time of the weight gradient of some of that network's convolutions, in those of their outputs."""
     for channels, side in ((128, 8), (256, 4), (512, 4), (256, 2), (512, 2)):
@@ -154,4 +174,5 @@ if __name__ == "__main__":
     throughput()
     small_budget()
     mixed_precision()
+    checks()
     weight_gradients()
