@@ -75,8 +75,8 @@ class Objective:
         distill: the largest budget learns from the labels, the others from the largest one's output (in-place
             distillation, Yu and Huang 2019, "Universally Slimmable Networks", section 4).
         penalty: on the MACs of a terminating network.
-        taught: how much of what the largest budget learns from is a teacher's output, the rest being the labels; in
-            [0, 1].
+        taught: how much of what the largest budget learns from, and without `distill` every one, is a teacher's
+            output, the rest being the labels; in [0, 1].
     """
 
     weights: Mapping[float, float]
@@ -193,7 +193,7 @@ class ObjectiveLoss(nn.Module):
         return total
 
     def _labels(self, x: Tensor, y: Tensor) -> Tensor:
-        """What the largest budget learns: the labels, or probabilities of which a teacher gave a share."""
+        """What is learned from without `distill`: the labels, or probabilities of which a teacher gave a share."""
         (teacher,) = self._teacher
         if teacher is None or not self.taught:
             return y
