@@ -25,8 +25,9 @@ class FineTune(Recipe):
             partial sums below zero, so that more filters stop at their checks.
         temperature: of the estimate of that share, see `tapernet.estimating_macs`.
         taught: how much of what the largest budget learns from, and without `distill` every one, is the output of a
-            teacher, which `fit` is given, in [0, 1]; the rest is the labels. A network that is tuned after pruning or termination may so learn from
-            what it was (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", at temperature 1).
+            teacher, which `fit` is given, in [0, 1]; the rest is the labels. A network that is tuned after pruning or
+            termination may so learn from what it was (Hinton et al. 2015, "Distilling the Knowledge in a Neural
+            Network", at temperature 1).
         penalty_weights: how much each terminating layer's share counts in the penalty, by path, layers without one
             not at all: those of `tapernet.time_weights` go by time in place of MACs. They are part of what identifies a
             run, so that only one with the same weights can go on from its checkpoint.
