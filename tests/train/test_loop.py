@@ -350,7 +350,9 @@ def test_a_teacher_that_does_not_fit_is_refused(plain: nn.Module, train: ImageDa
         fit(plain, train, val, FineTune(), progress=False, teacher=other)
     with pytest.raises(ConfigError, match="the teacher is the network itself"):
         fit(plain, train, val, recipe, progress=False, teacher=plain)
-    with pytest.raises(DataError, match=r"the teacher gives \(4,\) scores"):
+    with pytest.raises(
+        DataError, match=r"the teacher gives scores of shape \(4,\) for an image, but the data set has 3 classes"
+    ):
         fit(plain, train, val, recipe, progress=False, teacher=mlp((1, 4, 4), 4, (20, 12)))
 
 

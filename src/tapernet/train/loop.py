@@ -138,10 +138,14 @@ def _check_data(net: nn.Module, train: ImageData, val: ImageData, settings: Sett
         scores = net(images)
         for _, pixels in settings.sides:
             _check_side(net, images, pixels)
-    if scores.ndim != 2 or scores.shape[1] != train.classes:
+    _check_scores("the network", scores, train)
+
+
+def _check_scores(whose: str, scores: Tensor, data: ImageData) -> None:
+    if scores.ndim != 2 or scores.shape[1] != data.classes:
         raise DataError(
-            f"the network gives scores of shape {tuple(scores.shape[1:])} for an image, "
-            f"but the data set has {train.classes} classes"
+            f"{whose} gives scores of shape {tuple(scores.shape[1:])} for an image, "
+            f"but the data set has {data.classes} classes"
         )
 
 
@@ -150,10 +154,7 @@ def _check_teacher(teacher: nn.Module, net: nn.Module, train: ImageData) -> None
         raise ConfigError("the teacher is the network itself: give a copy, which training does not change")
     with eval_mode(teacher), torch.no_grad():
         scores = teacher(train.as_float()[:2].to(next(teacher.parameters()).device))
-    if scores.shape != (min(2, len(train)), train.classes):
-        raise DataError(
-            f"the teacher gives {tuple(scores.shape[1:])} scores, but the data set has {train.classes} classes"
-        )
+    _check_scores("the teacher", scores, train)
 
 
 def _check_side(net: nn.Module, images: Tensor, pixels: int) -> None:
