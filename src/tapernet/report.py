@@ -123,7 +123,9 @@ def draw_figure(panels: list[Panel], path: Path) -> None:
             VIEWS[panel.view].draw(ax, curve)
         ax.set_title(panel.title)
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8, loc="lower right" if panel.view in ("budgets", "macs") else "upper right")
+        places = {"budgets": "lower right", "macs": "best"}  # points over MACs may lie anywhere
+        crowded = len(ax.get_legend_handles_labels()[1]) > 8
+        ax.legend(fontsize=6 if crowded else 8, loc=places.get(panel.view, "upper right"))
     save_figure(axes[0].figure if len(panels) > 1 else axes.figure, path)
 
 
