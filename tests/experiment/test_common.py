@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from tapernet.errors import FileError
+from tapernet.errors import ConfigError, FileError
 from tapernet.experiment.common import Results, unchanged
+from tapernet.files import read_json
 
 USUAL = {"settings": {"lr": 0.1, "new": 0}, "base": {"settings": {"new": 0}}}
 
@@ -32,3 +33,17 @@ def test_what_is_no_result_file_is_refused_and_kept(text: str, tmp_path: Path) -
     with pytest.raises(FileError, match=r"a\.json"):
         Results(path, "title", ["a"])
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("measured", ["points", "seeds"])
+def test_settings_of_a_curve_with_no_number_bind_nobody(measured: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    first = Results(path, "title", ["a", "b"])
+    first.curve({"name": "a", "config": {"epochs": 1}, measured: []}, {})
+    first.curve({"name": "b", "config": {"epochs": 1}, measured: []}, {})[measured].append(0)
+    first.write()
+    assert [curve["name"] for curve in read_json(path)["curves"]] == ["b"]
+    second = Results(path, "title", ["a", "b"])
+    assert second.curve({"name": "a", "config": {"epochs": 2}, measured: []}, {})["config"] == {"epochs": 2}
+    with pytest.raises(ConfigError, match="other settings"):
+        second.curve({"name": "b", "config": {"epochs": 2}, measured: []}, {})

@@ -86,13 +86,14 @@ class Results:
         self.path, self.title, self.names = path, title, list(names)
         found = read_json(path) if path.exists() else {"curves": []}
         try:
-            self.curves: dict[str, dict[str, Any]] = {c["name"]: c for c in found["curves"] if c["config"] is not None}
+            kept = [curve for curve in found["curves"] if curve["config"] is not None and _measured(curve)]
+            self.curves: dict[str, dict[str, Any]] = {curve["name"]: curve for curve in kept}
         except (KeyError, TypeError) as error:
             raise FileError(f"{path} is not a result file: its curves have a name and a config each") from error
 
     def write(self) -> None:
-        """Writes the curves that are there."""
-        known = [self.curves[name] for name in self.names if name in self.curves]
+        """Writes the curves of which anything was measured: settings without a number bind nobody."""
+        known = [self.curves[name] for name in self.names if name in self.curves and _measured(self.curves[name])]
         write_json(self.path, {"title": self.title, "curves": known})
 
     def curve(self, empty: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +111,10 @@ class Results:
             name = empty["name"]
             raise ConfigError(f"{self.path} holds {name!r} made with other settings; remove that curve from it")
         return curve
+
+
+def _measured(curve: dict[str, Any]) -> bool:
+    return bool(curve.get("points") or curve.get("seeds"))
 
 
 def unchanged(stored: Any, current: Any, usual: Any) -> bool:
