@@ -51,9 +51,7 @@ def house_step(
 ) -> Timed:
     """A step as `tapernet.fit` takes it, Fabric included."""
     fabric, rng = Fabric(accelerator="cpu", precision=precision), random.Random(0)
-    loss, optimizer = fabric.setup(
-        ObjectiveLoss(net, False, objective.penalty), Settings().make_optimizer(net.parameters())
-    )
+    loss, optimizer = fabric.setup(ObjectiveLoss(net, objective), Settings().make_optimizer(net.parameters()))
 
     def step() -> None:
         value = loss(x, y, Step(objective.draw(rng), float(len(x))))

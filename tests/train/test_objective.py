@@ -11,6 +11,8 @@ from tapernet.errors import ConfigError
 from tapernet.nn.terminating import terminating_layers
 from tapernet.train.objective import Objective, ObjectiveLoss, Penalty, Sandwich, Step
 
+FULL = {1.0: 1.0}
+
 
 def test_adding_a_task_is_equation_3() -> None:
     objective = Objective({1.0: 1.0}).add(0.7, 0.5).add(0.4, 0.5).add(0.1, 0.5)
@@ -27,7 +29,7 @@ def test_the_loss_is_the_weighted_sum_over_the_sub_networks(plain: nn.Module) ->
     net = taper(plain, torch.zeros(1, 1, 4, 4))
     x, y = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
     objective = Objective({1.0: 0.2, 0.5: 0.3, 0.1: 0.5})
-    loss = ObjectiveLoss(net, distill=False)(x, y, Step(objective.draw(random.Random(0)), 5.0))
+    loss = ObjectiveLoss(net, objective)(x, y, Step(objective.draw(random.Random(0)), 5.0))
     expected = torch.zeros(())
     for budget, weight in objective.weights.items():
         with net.at(budget):
@@ -43,7 +45,7 @@ def test_distillation_teaches_the_smaller_by_the_largest_and_not_the_other_way(p
         teacher = net(x).softmax(1).detach()
     with net.at(0.5):
         student = net(x).log_softmax(1)
-    loss = ObjectiveLoss(net, distill=True)(x, y, Step([(1.0, 0.0), (0.5, 1.0)], 5.0))
+    loss = ObjectiveLoss(net, Objective({1.0: 0.5, 0.5: 0.5}, distill=True))(x, y, Step([(1.0, 0.0), (0.5, 1.0)], 5.0))
     torch.testing.assert_close(loss, -(teacher * student).sum(1).mean())
     loss.backward()
     fc1 = net.model.fc1.weight
@@ -57,7 +59,7 @@ def test_a_teacher_gives_a_share_of_the_labels(plain: nn.Module) -> None:
     torch.manual_seed(1)
     teacher = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3))  # its dropout is off, as in eval mode
     x, y = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
-    loss = ObjectiveLoss(plain, distill=False, taught=0.3, teacher=teacher)(x, y, Step([(1.0, 1.0)], 5.0))
+    loss = ObjectiveLoss(plain, Objective(FULL, taught=0.3), teacher)(x, y, Step([(1.0, 1.0)], 5.0))
     log_p, given = plain(x).log_softmax(1), teacher[2](x.flatten(1)).softmax(1)
     by_labels = -torch.stack([log_p[i, c] for i, c in enumerate(y)]).mean()
     torch.testing.assert_close(loss, 0.7 * by_labels - 0.3 * (given * log_p).sum(1).mean())
@@ -91,7 +93,7 @@ def test_a_sandwich_of_too_many_is_refused(extra: int) -> None:
 
 
 def test_a_network_without_a_dial_runs_at_the_full_budget_alone(plain: nn.Module) -> None:
-    loss = ObjectiveLoss(plain, distill=False)
+    loss = ObjectiveLoss(plain, Objective(FULL))
     x, y = torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
     torch.testing.assert_close(loss(x, y, Step([(1.0, 1.0)], 4.0)), F.cross_entropy(plain(x), y))
     with pytest.raises(ConfigError, match="has no dial"):
@@ -108,7 +110,7 @@ def terminated() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 
 def test_the_mac_penalty_is_added_to_the_loss() -> None:
     net, x, y = terminated()
-    loss = ObjectiveLoss(net, distill=False, penalty=Penalty(0.3, 0.2))(x, y, Step([(1.0, 2.0)], 5.0))
+    loss = ObjectiveLoss(net, Objective(FULL, penalty=Penalty(0.3, 0.2)))(x, y, Step([(1.0, 2.0)], 5.0))
     with estimating_macs(net, temperature=0.2):
         task = F.cross_entropy(net(x), y)
         torch.testing.assert_close(loss, 2 * (task + 0.3 * mac_penalty(net)))
@@ -117,7 +119,7 @@ def test_the_mac_penalty_is_added_to_the_loss() -> None:
 def test_the_mac_penalty_may_weigh_layers() -> None:
     net, x, y = terminated()
     weights = {"conv2": 1.0, "conv3": 3.0}
-    loss = ObjectiveLoss(net, distill=False, penalty=Penalty(0.3, weights=weights))(x, y, Step([(1.0, 1.0)], 5.0))
+    loss = ObjectiveLoss(net, Objective(FULL, penalty=Penalty(0.3, weights=weights)))(x, y, Step([(1.0, 1.0)], 5.0))
     with estimating_macs(net):
         task = F.cross_entropy(net(x), y)
         torch.testing.assert_close(loss, task + 0.3 * mac_penalty(net, weights))
@@ -129,7 +131,7 @@ def test_the_mac_penalty_counts_every_budget() -> None:
     for layer in terminating_layers(taped).values():
         layer.set_checks([Check(share=0.2)])
     terms = [(1.0, 0.7), (0.5, 0.3)]
-    loss = ObjectiveLoss(taped, distill=False, penalty=Penalty(0.3))(x, y, Step(terms, 5.0))
+    loss = ObjectiveLoss(taped, Objective(dict(terms), penalty=Penalty(0.3)))(x, y, Step(terms, 5.0))
     expected = torch.zeros(())
     with estimating_macs(taped):
         for budget, weight in terms:

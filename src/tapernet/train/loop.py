@@ -255,7 +255,7 @@ class _Run:
                 there = "no teacher" if self.teacher is None else "a teacher"
                 raise ConfigError(f"{stage.task}: a share that is taught and a teacher need each other, but the recipe "
                                   f"says {objective.taught}, and there is {there}")  # fmt: skip
-            loss = ObjectiveLoss(self.net, objective.distill, objective.penalty, objective.taught, self.teacher)
+            loss = ObjectiveLoss(self.net, objective, self.teacher)
             wrapped = self.fabric.setup(loss, *optimizers, move_to_device=False)
             if self.settings.precision == "bf16-mixed":
                 stack.enter_context(SmallMaps())

@@ -143,23 +143,14 @@ class ObjectiveLoss(nn.Module):
 
     Args:
         net: the network; any module, if the objective asks for budget 1.0 alone.
-        distill: see `Objective`.
-        penalty: see `Objective`.
-        taught: see `Objective`.
+        objective: what is trained; the terms of a step are given with it.
         teacher: whose output is the taught share of the labels, another network than `net`; run in eval mode, without
             gradients.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        distill: bool,
-        penalty: Penalty = NO_PENALTY,
-        taught: float = 0.0,
-        teacher: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, net: nn.Module, objective: Objective, teacher: nn.Module | None = None) -> None:
         super().__init__()
-        self.net, self.distill, self.penalty, self.taught = net, distill, penalty, taught
+        self.net, self.objective = net, objective
         self._teacher = (teacher,)  # not as a submodule, which would be wrapped and synchronised with the network
         self._first = first_layers(net)
 
@@ -175,7 +166,7 @@ class ObjectiveLoss(nn.Module):
         labels = self._labels(x, y)
         largest: Tensor | None = None
         first = self._first if len(step.terms) > 1 else ()
-        penalty = self.penalty
+        penalty = self.objective.penalty
         estimating = estimating_macs(self.net, penalty.temperature) if penalty.factor else nullcontext()
         with computing_once(first), estimating:
             for budget, weight in step.terms:
@@ -187,7 +178,7 @@ class ObjectiveLoss(nn.Module):
                     task = task + len(x) * penalty.factor * mac_penalty(self.net, penalty.weights)
                 task = task * (weight / step.divisor)
                 total = task if total is None else total + task
-                if self.distill and largest is None:
+                if self.objective.distill and largest is None:
                     largest = scores.detach().softmax(1)
         assert total is not None
         return total
@@ -195,8 +186,8 @@ class ObjectiveLoss(nn.Module):
     def _labels(self, x: Tensor, y: Tensor) -> Tensor:
         """What is learned from without `distill`: the labels, or probabilities of which a teacher gave a share."""
         (teacher,) = self._teacher
-        if teacher is None or not self.taught:
+        if teacher is None:
             return y
         with torch.no_grad(), eval_mode(teacher):
             given: Tensor = teacher(x).softmax(1)
-        return torch.lerp(F.one_hot(y, given.shape[1]).to(given.dtype), given, self.taught)
+        return torch.lerp(F.one_hot(y, given.shape[1]).to(given.dtype), given, self.objective.taught)
