@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,46 @@ def test_what_is_no_result_file_is_refused_and_kept(text: str, tmp_path: Path) -
 def test_settings_of_a_curve_with_no_number_bind_nobody(measured: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     first = Results(path, "title", ["a", "b"])
-    first.curve({"name": "a", "config": {"epochs": 1}, measured: []}, {})
-    first.curve({"name": "b", "config": {"epochs": 1}, measured: []}, {})[measured].append(0)
-    first.write()
+    for name in "ab":
+        first.begin({"name": name, "config": {"epochs": 1}, measured: []}, {})
+    with first.adding("b") as curve:
+        curve[measured].append(0)
     assert [curve["name"] for curve in read_json(path)["curves"]] == ["b"]
     second = Results(path, "title", ["a", "b"])
-    assert second.curve({"name": "a", "config": {"epochs": 2}, measured: []}, {})["config"] == {"epochs": 2}
+    second.begin({"name": "a", "config": {"epochs": 2}, measured: []}, {})
     with pytest.raises(ConfigError, match="other settings"):
-        second.curve({"name": "b", "config": {"epochs": 2}, measured: []}, {})
+        second.begin({"name": "b", "config": {"epochs": 2}, measured: []}, {})
+
+
+def test_runs_at_once_keep_what_each_of_them_measured(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.json"
+
+    def run(number: int) -> None:
+        results = Results(path, "title", ["a"])
+        results.begin({"name": "a", "config": {}, "points": []}, {})
+        for i in range(10):
+            with results.adding("a") as curve:
+                curve["points"].append((number, i))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(run, range(8)))
+    (curve,) = read_json(path)["curves"]
+    assert sorted(curve["points"]) == [[number, i] for number in range(8) for i in range(10)]
+
+
+def test_what_another_run_wrote_with_other_settings_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    first, second = Results(path, "title", ["a"]), Results(path, "title", ["a"])
+    for results, epochs in ((first, 1), (second, 2)):
+        results.begin({"name": "a", "config": {"epochs": epochs}, "points": []}, {})
+    with first.adding("a") as curve:
+        curve["points"].append(0)
+    with pytest.raises(ConfigError, match="other settings"), second.adding("a") as curve:
+        curve["points"].append(1)
+    assert read_json(path)["curves"][0]["points"] == [0]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_hours_of_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="cannot write"):
+        Results(tmp_path / "file" / "a.json", "title", ["a"])

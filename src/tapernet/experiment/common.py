@@ -4,19 +4,22 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from tapernet import zoo
 from tapernet.convert.taper import taper
 from tapernet.data import ImageData
 from tapernet.errors import ConfigError, FileError
-from tapernet.files import read_json, write_json
+from tapernet.files import check_writable, read_json, write_json
 from tapernet.nn.net import TaperedNet
 from tapernet.registry import unknown
 from tapernet.saving import InputSpec
@@ -32,6 +35,7 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
+Curve: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Job:
 
 
 class Results:
-    """A result file: one object for each curve, written whole after each piece that was measured.
+    """A result file: one object for each curve. It is read anew before each change, so that several runs may add to it.
 
     Args:
         path: the JSON file; it need not exist.
@@ -79,41 +83,66 @@ class Results:
         names: of all its curves, in the order in which the file holds them.
 
     Raises:
-        FileError: the file holds something else.
+        FileError: the file holds something else, or could not be written.
     """
 
     def __init__(self, path: Path, title: str, names: Sequence[str]) -> None:
         self.path, self.title, self.names = path, title, list(names)
-        found = read_json(path) if path.exists() else {"curves": []}
-        try:
-            kept = [curve for curve in found["curves"] if curve["config"] is not None and _measured(curve)]
-            self.curves: dict[str, dict[str, Any]] = {curve["name"]: curve for curve in kept}
-        except (KeyError, TypeError) as error:
-            raise FileError(f"{path} is not a result file: its curves have a name and a config each") from error
+        self._begun: dict[str, tuple[Curve, dict[str, Any]]] = {}
+        check_writable(path)
+        self._read()
 
-    def write(self) -> None:
-        """Writes the curves of which anything was measured: settings without a number bind nobody."""
-        known = [self.curves[name] for name in self.names if name in self.curves and _measured(self.curves[name])]
-        write_json(self.path, {"title": self.title, "curves": known})
-
-    def curve(self, empty: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-        """The curve of that name as the file holds it, or `empty` if it is new.
+    def begin(self, empty: Curve, usual: dict[str, Any]) -> None:
+        """Says what a curve is made with.
 
         Args:
-            empty: with "name" and "config", which is what decides the curve's numbers.
+            empty: the curve before anything was measured: its "name", "config", which is what decides its numbers, and
+                the lists that will hold them.
             usual: the defaults of the options in the config.
 
         Raises:
             ConfigError: the file holds one that was made with another config.
         """
-        curve = self.curves.setdefault(empty["name"], empty)
+        self._begun[empty["name"]] = (empty, usual)
+        self.curve(empty["name"])
+
+    def curve(self, name: str) -> Curve:
+        """The curve as the file holds it now; raises ConfigError if it was made with another config."""
+        return self._curve(self._read(), name)
+
+    @contextmanager
+    def adding(self, name: str) -> Iterator[Curve]:
+        """The curve, to which the block adds what it measured; the file is written whole after it.
+
+        Raises:
+            ConfigError: the file holds one that was made with another config.
+            FileError: the file cannot be written, or holds something else.
+        """
+        check_writable(self.path)  # what the lock would say of a folder or a full disk is no error of ours
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            curves = self._read()
+            yield self._curve(curves, name)
+            known = [curves[name] for name in self.names if name in curves]
+            write_json(self.path, {"title": self.title, "curves": known})
+
+    def _read(self) -> dict[str, Curve]:
+        found = read_json(self.path) if self.path.exists() else {"curves": []}
+        try:
+            # Settings without a number bind nobody.
+            kept = [curve for curve in found["curves"] if curve["config"] is not None and _measured(curve)]
+            return {curve["name"]: curve for curve in kept}
+        except (KeyError, TypeError) as error:
+            raise FileError(f"{self.path} is not a result file: its curves have a name and a config each") from error
+
+    def _curve(self, curves: dict[str, Curve], name: str) -> Curve:
+        empty, usual = self._begun[name]
+        curve = curves.setdefault(name, deepcopy(empty))
         if not unchanged(curve["config"], empty["config"], as_json(usual)):
-            name = empty["name"]
             raise ConfigError(f"{self.path} holds {name!r} made with other settings; remove that curve from it")
         return curve
 
 
-def _measured(curve: dict[str, Any]) -> bool:
+def _measured(curve: Curve) -> bool:
     return bool(curve.get("points") or curve.get("seeds"))
 
 

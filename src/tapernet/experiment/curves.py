@@ -77,14 +77,14 @@ def reproduce(experiment: Experiment, job: Job) -> None:
     splits = load_data(job.data or experiment.data)
     results = Results(job.result, experiment.title, [c.name for c in experiment.curves])
     for config in configs:
-        curve = results.curve(_empty(experiment, config), _usual(config))
+        results.begin(_empty(experiment, config), _usual(config))
         for seed in experiment.seeds:
-            if seed in curve["seeds"]:
+            if seed in results.curve(config.name)["seeds"]:
                 continue
             job.say(f"{config.name}, seed {seed}")
             measured = _Measured.of(_Run(experiment, config, splits, seed, job.runs))
-            measured.append_to(curve, seed)
-            results.write()
+            with results.adding(config.name) as curve:
+                measured.append_to(curve, seed)
             job.say(f"  mean accuracy {fmean(measured.accuracy):.4f}, {measured.minutes:.1f} min")
 
 

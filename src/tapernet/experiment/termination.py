@@ -85,18 +85,19 @@ def reproduce(experiment: Experiment, job: Job) -> None:
     results = Results(job.result, experiment.title, [c.name for c in experiment.curves])
     usual = {"base": plain_phase(Phase(0)), "training": plain_phase(Phase(0)), "model": asdict(ModelConfig())}
     for config in configs:
-        results.curve(_empty(experiment, config), usual)
+        results.begin(_empty(experiment, config), usual)
     for seed in experiment.seeds:
         start = _Start(experiment, splits, seed, job.runs)
         for config in configs:
-            points = results.curves[config.name]["points"]
             for point in config.points:
+                points = results.curve(config.name)["points"]
                 if any((p["seed"], p["point"]) == (seed, point) for p in points):
                     continue
                 job.say(f"{config.name}, {point:g}, seed {seed}")
-                points.append(start.measured(config, point, points))
-                results.write()
-                job.say(f"  accuracy {points[-1]['accuracy']:.4f} at {points[-1]['macs']:,.0f} MACs")
+                measured = start.measured(config, point, points)
+                with results.adding(config.name) as curve:
+                    curve["points"].append(measured)
+                job.say(f"  accuracy {measured['accuracy']:.4f} at {measured['macs']:,.0f} MACs")
 
 
 class _Start:
