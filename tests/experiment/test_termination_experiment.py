@@ -22,6 +22,7 @@ validation: 1000
 seeds: [3]
 base: {epochs: 2, settings: {lr: 0.003}}
 tuning: {epochs: 1, settings: {lr: 0.0003}}
+phases: {longer: {epochs: 3, settings: {lr: 0.0001}}}
 curves:
   - {name: baseline, training: none}
   - {name: control}
@@ -30,6 +31,7 @@ curves:
   - {name: taught, points: [0], taught: 1.0}
   - {name: PFEC, method: prune, options: {method: pfec}, points: [0.5]}
   - {name: small from scratch, method: scratch, points: [0.5], training: base}
+  - {name: longer, training: longer}
 """
 
 
@@ -66,6 +68,13 @@ def test_every_method_is_measured_from_one_network(folder: Path) -> None:
     assert sum(layer["done"] for layer in stopped["layers"]) < sum(layer["total"] for layer in stopped["layers"])
 
 
+def test_a_curve_may_have_a_training_of_its_own(folder: Path) -> None:
+    curves = run(folder, only=["control", "longer"])
+    assert [curves[name]["config"]["training"]["epochs"] for name in ("control", "longer")] == [1, 3]
+    rows = (folder / "runs" / "longer" / "seed3" / "0" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
+
+
 def test_a_saved_network_has_the_accuracy_that_the_file_tells(folder: Path) -> None:
     point = run(folder, only=["paper"])["paper"]["points"][0]
     net = load(folder / "runs" / "paper" / "seed3" / "0.1" / "net.safetensors")
@@ -98,6 +107,7 @@ def test_a_stop_loses_nothing_and_more_points_may_be_asked_for(folder: Path, mon
     [
         ("method: terminate, points: [0.1, 0.5]", "method: terminat", "did you mean 'terminate'"),
         ("training: base", "training: bse", "did you mean 'base'"),
+        ("phases: {longer", "phases: {tuning", "phases: tuning has its meaning already"),
         ("placement: greedy", "placement: greedi", "did you mean 'greedy'"),
         ("placement: greedy", "placment: greedy", "placment"),
         ("lr: 0.003", "lrr: 0.003", r"settings: unknown key 'lrr' \(did you mean 'lr'\?\)"),

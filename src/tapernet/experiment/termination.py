@@ -33,7 +33,7 @@ class CurveConfig:
         method: one of `METHODS`.
         options: of the method.
         points: what the method takes from point to point: a tolerance, or a share of filters.
-        training: "tuning" for the experiment's fine-tuning, "base" for its base training, or "none".
+        training: "tuning" for the experiment's fine-tuning, "base" for its base training, "none", or one of its phases.
         mac_penalty: factor of the share of MACs done in the loss of the training.
         taught: share of the labels in the training that the base network gives.
         paper: the paper's points, as MACs and accuracy in [0, 1].
@@ -63,6 +63,7 @@ class Experiment:
         model: the network.
         validation: training images held out, drawn anew for each seed.
         seeds: of the base training, and of all that follows.
+        phases: more trainings that curves may ask for, by their names.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Experiment:
     model: ModelConfig = field(default_factory=lambda: ModelConfig("c10net"))
     validation: int = 5000
     seeds: list[int] = field(default_factory=lambda: [0])
+    phases: dict[str, Phase] = field(default_factory=dict)
 
 
 def reproduce(experiment: Experiment, job: Job) -> None:
@@ -172,7 +174,11 @@ def _decisions(net: nn.Module, report: TerminationReport) -> list[dict[str, Any]
 
 
 def _phase(experiment: Experiment, config: CurveConfig) -> Phase | None:
-    phases = {"tuning": experiment.tuning, "base": experiment.base, "none": None}
+    phases: dict[str, Phase | None] = {"tuning": experiment.tuning, "base": experiment.base, "none": None}
+    taken = sorted(phases.keys() & experiment.phases.keys())
+    if taken:
+        raise ConfigError(f"phases: {', '.join(taken)} has its meaning already; choose another name")
+    phases |= experiment.phases
     if config.training not in phases:
         raise ConfigError(unknown("training", config.training, phases))
     phase = phases[config.training]
