@@ -218,6 +218,31 @@ def test_results_and_macs_are_those_of_the_whole_network(kind: str, memory: int)
         rerun.settle_all()
 
 
+def test_a_run_ends_as_soon_as_it_cannot_be_good_enough() -> None:
+    net, data = problem("chain")
+    rerun = Rerun(net, *data, batch_size=16, memory=0, cost=macs_done)
+    right, cost = rerun.run_all()
+    assert rerun.put_hardest_first() == right
+    assert rerun.run_all() == rerun.run_within(right, cost + 1) == (right, cost)
+    assert rerun.run_within(right, cost) is None
+    assert rerun.run_within(right + 1, math.inf) is None
+    rerun.executions.clear()
+    assert rerun.run_within(len(data[0]), math.inf) is None
+    assert set(rerun.executions.values()) == {1}  # the least sure come first, with a wrong one among them
+
+
+def test_the_hardest_images_have_the_smallest_margins() -> None:
+    net, (images, labels) = problem("chain")
+    rerun = Rerun(net, images, labels, batch_size=16)
+    rerun.put_hardest_first()
+    with torch.no_grad():
+        scores = net.eval()(images)
+    margins = [float(s[y] - max(v for c, v in enumerate(s) if c != y)) for s, y in zip(scores, labels, strict=True)]
+    order = [int(i) for batch in rerun.index for i in batch]
+    assert sorted(order) == list(range(len(images)))
+    assert all(margins[a] <= margins[b] + 1e-4 for a, b in itertools.pairwise(order))
+
+
 def test_settling_forgets_other_checks() -> None:
     net, data = problem("chain")
     rerun = Rerun(net, *data, batch_size=100)

@@ -122,6 +122,7 @@ def choose_steps(
         least: share of the cost that a step must lower it by, and more.
     """
     steps = [guide.checks]
+    guide.put_hardest_first()
     right, cost = guide.run_all()
     tolerated = least_right(right, len(guide.images), tolerance)
     choices = [(path, checks) for path in guide.layers for checks in candidates[path]]
@@ -143,11 +144,12 @@ def choose_steps(
         if checks == steps[-1]:
             continue
         guide.checks = checks
-        new_right, new_cost = guide.run_all()
+        result = guide.run_within(tolerated, cost * (1 - least))
         guide.checks = steps[-1]
         guide.settle_all()
         trials += 1
-        if new_cost < cost * (1 - least) and new_right >= tolerated:
+        if result is not None:
+            new_right, new_cost = result
             # One answer more than was lost, so that a move that loses none has a gain too.
             gain = (cost - new_cost) / (max(right - new_right, 0) + 1)
             number = next(numbers)

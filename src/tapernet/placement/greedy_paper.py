@@ -5,7 +5,6 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from tapernet.nn.check import Check
@@ -147,7 +146,7 @@ class _Search:
 
     def place(self) -> Placement:
         """Sets the checks."""
-        before = self._run_untouched()
+        before = self.rerun.put_hardest_first()
         self.least = least_right(before, self.count, self.tolerance)
         if self.guide is not None:
             self.guide_least = least_right(self.guide.run_all()[0], len(self.guide.images), self.tolerance)
@@ -169,22 +168,6 @@ class _Search:
                 self.rerun.forget(batch)
             seen -= len(index)
         return trial.right
-
-    def _run_untouched(self) -> int:
-        """Right answers without checks; afterwards the least sure images come first."""
-        right, margins = 0, []
-        # Nothing of this pass is of use later, as the images change places.
-        memory, self.rerun.memory = self.rerun.memory, 0
-        for batch, index in enumerate(self.rerun.index):
-            result = self.rerun.run(batch)
-            right += result.right
-            own = result.scores.gather(1, self.rerun.labels[index, None].to(result.scores.device))
-            # The class itself is left out of the best of the others.
-            others = result.scores.scatter(1, self.rerun.labels[index, None].to(own.device), -torch.inf).amax(1)
-            margins.append(own[:, 0] - others)
-        self.rerun.memory = memory
-        self.rerun.reorder(torch.cat([m.cpu() for m in margins]).argsort())
-        return right
 
     def _guess(self, facts: Sequence[_Trial]) -> list[_Trial]:
         """The trials that the algorithm makes, as known from `facts` and beyond them as far as the sample is clear."""

@@ -127,7 +127,7 @@ def checks_at(tables: dict[str, _Table], price: float) -> Checks:
 
 def _tolerated_prices(guide: Rerun, tables: dict[str, _Table], tolerance: float, halvings: int) -> list[float]:
     """The lowest price that the sample tolerates, and then higher ones."""
-    least = least_right(guide.run_all()[0], len(guide.images), tolerance)
+    least = least_right(guide.put_hardest_first(), len(guide.images), tolerance)
     worth = [table.saved[table.harm > 0] / table.harm[table.harm > 0] for table in tables.values()]
     ratios = torch.cat([w.flatten() for w in worth])
     if ratios.numel() == 0:
@@ -139,7 +139,7 @@ def _tolerated_prices(guide: Rerun, tables: dict[str, _Table], tolerance: float,
     for _ in range(halvings):
         middle = (low + high) / 2
         guide.checks = checks_at(tables, math.exp(middle))
-        if guide.run_all()[0] >= least:
+        if guide.run_within(least, math.inf):
             high = middle
         else:
             low = middle

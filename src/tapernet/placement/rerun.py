@@ -1,5 +1,6 @@
 """Running a network again and again on the same images while its checks change, from the first changed layer on."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -138,8 +139,39 @@ class Rerun:
 
     def run_all(self) -> tuple[int, float]:
         """Right answers over all images, and what they cost."""
-        results = [self.run(batch) for batch in range(len(self.index))]
-        return sum(r.right for r in results), sum(r.cost for r in results)
+        result = self.run_within(least=0, below=math.inf)
+        assert result is not None
+        return result
+
+    def run_within(self, least: int, below: float) -> tuple[int, float] | None:
+        """The same, or None as soon as there cannot be `least` right answers at a cost below `below`."""
+        right, cost, left = 0, 0.0, len(self.images)
+        for batch, index in enumerate(self.index):
+            result = self.run(batch)
+            right, cost, left = right + result.right, cost + result.cost, left - len(index)
+            if right + left < least or cost >= below:
+                return None
+        return right, cost
+
+    def put_hardest_first(self) -> int:
+        """Takes the images in the order of their margins, the least sure first; the right answers among all of them.
+
+        The margin is the score of an image's class less the best of the others. Runs that stop when too much is wrong
+        (`run_within`) stop sooner.
+        """
+        right, margins = 0, []
+        # Nothing of this pass is of use later, as the images change places.
+        memory, self.memory = self.memory, 0
+        for batch, index in enumerate(self.index):
+            result = self.run(batch)
+            right += result.right
+            own = result.scores.gather(1, self.labels[index, None].to(result.scores.device))
+            # The class itself is left out of the best of the others.
+            others = result.scores.scatter(1, self.labels[index, None].to(own.device), -torch.inf).amax(1)
+            margins.append(own[:, 0] - others)
+        self.memory = memory
+        self.reorder(torch.cat([m.cpu() for m in margins]).argsort())
+        return right
 
     def settle(self, batch: int) -> None:
         """Forgets what was remembered of a batch under checks other than those of the moment."""
