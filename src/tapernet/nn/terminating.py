@@ -556,7 +556,7 @@ class _Gated(torch.autograd.Function):
         of_soft = [
             reduce(torch.mul, (1 - other for j, other in enumerate(soft) if j != i), of_gate) for i in range(len(soft))
         ]
-        return torch.where(out > 0, grad, 0), None, *of_soft
+        return torch.ops.aten.threshold_backward(grad, out, 0), None, *of_soft
 
 
 def _gated(emitted: Tensor, full: Tensor, soft: Sequence[Tensor]) -> Tensor:
