@@ -116,9 +116,12 @@ def read_figure(path: Path, results: Path) -> list[Panel]:
 
 def draw_figure(panels: list[Panel], path: Path) -> None:
     """Writes the panels side by side, without those that have no curve yet."""
+    from matplotlib import color_sequences
+
     panels = [panel for panel in panels if panel.curves]
     axes = new_axes(len(panels))
     for panel, ax in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
+        ax.set_prop_cycle(color=[*color_sequences["tab10"], *color_sequences["Dark2"]])  # ten are too few for some
         for curve in panel.curves:
             VIEWS[panel.view].draw(ax, curve)
         ax.set_title(panel.title)
