@@ -121,7 +121,7 @@ def draw_figure(panels: list[Panel], path: Path) -> None:
     panels = [panel for panel in panels if panel.curves]
     axes = new_axes(len(panels))
     for panel, ax in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
-        ax.set_prop_cycle(color=[*color_sequences["tab10"], *color_sequences["Dark2"]])  # ten are too few for some
+        ax.set_prop_cycle(color=[*color_sequences["tab10"], "black", "navy", "gold", "magenta"])  # ten are too few
         for curve in panel.curves:
             VIEWS[panel.view].draw(ax, curve)
         ax.set_title(panel.title)
