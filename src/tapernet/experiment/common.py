@@ -118,7 +118,7 @@ class Results:
             ConfigError: the file holds one that was made with another config.
             FileError: the file cannot be written, or holds something else.
         """
-        check_writable(self.path)  # what the lock would say of a folder or a full disk is no error of ours
+        check_writable(self.path)  # the lock's own errors would not name the file
         with FileLock(self.path.with_name(f".{self.path.name}.lock")):
             curves = self._read()
             yield self._curve(curves, name)

@@ -467,7 +467,7 @@ def _soft_stop(u: Tensor, threshold: Tensor, temperature: float) -> Tensor:
 
 
 class _SoftStop(torch.autograd.Function):
-    """sigmoid((threshold - u) / width), in place where autograd would keep each step: a quarter of the memory moved."""
+    """sigmoid((threshold - u) / width), in place, where autograd would keep each step."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
