@@ -139,7 +139,7 @@ def _tolerated_prices(guide: Rerun, tables: dict[str, _Table], tolerance: float,
     for _ in range(halvings):
         middle = (low + high) / 2
         guide.checks = checks_at(tables, math.exp(middle))
-        if guide.run_within(least, math.inf):
+        if guide.run_within(least, math.inf) is not None:
             high = middle
         else:
             low = middle
