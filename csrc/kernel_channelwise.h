@@ -35,13 +35,28 @@ void depthwise(const tapernet::DepthwiseCall& c) {
   }
 }
 
-// The greater one, or NaN if either is NaN, as torch has it.
-inline Vec greater(Vec a, Vec b) {
-  const Vec larger = b > a ? b : a;
-  return b != b ? b : larger;
-}
+// The greatest of a window's values, or NaN if there is one among them, as torch has it. NaN is looked for beside the
+// comparisons, each of which has to wait for the one before it.
+struct Greatest {
+  Vec value = Wide::all(-__builtin_inff());
+  decltype(Vec{} != Vec{}) odd = {};
 
-void pool(const tapernet::PoolCall& c) {
+  void take(Vec x) {
+    value = x > value ? x : value;
+    odd |= x != x;
+  }
+  Vec result(int) const { return odd ? Wide::all(__builtin_nanf("")) : value; }
+};
+
+struct Mean {
+  Vec sum = {};
+
+  void take(Vec x) { sum += x; }
+  Vec result(int counted) const { return sum / Wide::all(static_cast<float>(counted)); }
+};
+
+template <class Of>
+void pool_to(const tapernet::PoolCall& c) {
   const Vec low = Wide::all(c.low), high = Wide::all(c.high);
   for (int y = 0; y < c.height; ++y) {
     const tapernet::Window rows = c.rows[y];
@@ -49,19 +64,18 @@ void pool(const tapernet::PoolCall& c) {
       const tapernet::Window columns = c.columns[x];
       const int counted = c.divisor ? c.divisor : rows.counted * columns.counted;
       for (int lane = 0; lane < tapernet::kLanes; lane += kWidth) {
-        Vec value = c.average ? Vec{} : Wide::all(-__builtin_inff());
+        Of of;
         for (int i = rows.begin; i < rows.end; ++i) {
           const float* in = c.input + i * c.input_row + columns.begin * tapernet::kLanes + lane;
-          for (int j = columns.begin; j < columns.end; ++j, in += tapernet::kLanes) {
-            value = c.average ? value + Wide::load(in) : greater(value, Wide::load(in));
-          }
+          for (int j = columns.begin; j < columns.end; ++j, in += tapernet::kLanes) of.take(Wide::load(in));
         }
-        if (c.average) value = value / Wide::all(static_cast<float>(counted));
-        Wide::store(c.output + y * c.output_row + x * tapernet::kLanes + lane, clamp(value, low, high));
+        Wide::store(c.output + y * c.output_row + x * tapernet::kLanes + lane, clamp(of.result(counted), low, high));
       }
     }
   }
 }
+
+void pool(const tapernet::PoolCall& c) { c.average ? pool_to<Mean>(c) : pool_to<Greatest>(c); }
 
 void affine(const float* in, float* out, int pixels, const float* scale, const float* shift, float low, float high) {
   for (int lane = 0; lane < tapernet::kLanes; lane += kWidth) {

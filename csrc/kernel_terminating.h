@@ -97,32 +97,52 @@ void partial_sums(const tapernet::PartialCall& c) {
 }
 
 constexpr int kDots = kRegisters >= 32 ? 16 : 8;  // survivors whose dot products share the loads of the weights
+constexpr int kHeld = kRegisters >= 32 ? 5 : 1;   // vectors of weights that stay in registers for all of them
+
+// A sum waits for the product before it: few sums need a second one each to keep the processor busy.
+template <int N>
+constexpr int kChains = 2 * N + kHeld + 2 <= kRegisters ? 2 : 1;
 
 inline Vec total(const Vec (&chains)[1]) { return chains[0]; }
 inline Vec total(const Vec (&chains)[2]) { return chains[0] + chains[1]; }
+
+// Adds the products of so many vectors of weights, each loaded once, with the inputs of N pixels.
+template <int N, int Vectors>
+inline void add_products(const float* weights, const float* const (&in)[N], ptrdiff_t from,
+                         Vec (&sum)[kDots][kChains<N>]) {
+  Vec w[Vectors];
+#pragma GCC unroll 8
+  for (int v = 0; v < Vectors; ++v) w[v] = Wide::load(weights + v * kWidth);
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    const float* const x = in[i] + from;
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) sum[i][v % kChains<N>] += w[v] * Wide::load(x + v * kWidth);
+  }
+}
 
 // N dot products with the weights of one filter over the segments, in result[0..N). The segments' length is
 // 16 * Blocks, or anything if that is zero.
 template <int N, int Blocks>
 inline void dots(const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels, float* result) {
-  // A sum waits for the product before it: few sums need a second one each to keep the processor busy.
-  constexpr int kChains = 2 * N + 3 <= kRegisters ? 2 : 1;
+  constexpr int kOfBlock = tapernet::kLanes / kWidth;
+  constexpr int kAll = Blocks * kOfBlock;  // vectors of a segment
   const float* in[N];
-  Vec sum[kDots][kChains] = {};
+  Vec sum[kDots][kChains<N>] = {};
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) in[i] = pixels[i];
   for (const tapernet::Segment* s = c.segments; s < c.segments + c.segment_count; ++s) {
-    const float* w = weights + s->weight;
-    const ptrdiff_t from = s->input;
-    const int length = Blocks ? Blocks * tapernet::kLanes : s->length;
-#pragma GCC unroll 5
-    for (int k = 0; k < length; k += tapernet::kLanes) {
-#pragma GCC unroll 4
-      for (int v = 0; v < tapernet::kLanes; v += kWidth) {
-        const Vec weight = Wide::load(w + k + v);
-#pragma GCC unroll 16
-        for (int i = 0; i < N; ++i) sum[i][(k + v) / kWidth % kChains] += weight * Wide::load(in[i] + from + k + v);
-      }
+    const float* const w = weights + s->weight;
+    const int vectors = Blocks ? kAll : s->length / kWidth;
+    int v = 0;
+#pragma GCC unroll 10
+    for (; v + kHeld <= vectors; v += kHeld) {
+      add_products<N, kHeld>(w + v * kWidth, in, s->input + v * kWidth, sum);
+    }
+    if constexpr (Blocks > 0) {
+      if constexpr (kAll % kHeld > 0) add_products<N, kAll % kHeld>(w + v * kWidth, in, s->input + v * kWidth, sum);
+    } else {
+      for (; v < vectors; ++v) add_products<N, 1>(w + v * kWidth, in, s->input + v * kWidth, sum);
     }
   }
 #pragma GCC unroll 4
