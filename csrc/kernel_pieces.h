@@ -24,10 +24,12 @@ bool multiplies_pieces() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kConversion);
 }
 
+// For the masked forms of instructions, all lanes of them: see round_to_bytes.
+constexpr __mmask16 kAll = 0xffff;
+
 // The pieces of 16 floats, from `to` on.
 template <int N>
 TAPERNET_PIECES inline void split(__m512 x, uint16_t* to, ptrdiff_t next) {
-  constexpr __mmask16 kAll = 0xffff;  // the masked forms, all lanes of them: see round_to_bytes
   for (int i = 0; i < N; ++i, to += next) {
     const __m256i piece = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), piece);
@@ -45,7 +47,7 @@ TAPERNET_PIECES bool split(const tapernet::SplitCall& c) {
   for (int left = c.floats, i = 0; left > 0; left -= 16, i += 16, to += c.pitch) {
     const __mmask16 lanes = static_cast<__mmask16>(left < 16 ? (1 << left) - 1 : 0xffff);
     const __m512 x = _mm512_maskz_loadu_ps(lanes, c.input + i);
-    greatest = _mm512_max_epu32(greatest, _mm512_and_si512(_mm512_castps_si512(x), no_sign));
+    greatest = _mm512_maskz_max_epu32(kAll, greatest, _mm512_and_si512(_mm512_castps_si512(x), no_sign));
     split<N>(x, to, c.output.next);
   }
   // From here on the nearest bfloat16 is infinite.
@@ -64,7 +66,7 @@ void cut(const float* weights, ptrdiff_t floats, uint16_t* pieces) {
     __m512 a = _mm512_loadu_ps(weights), b = _mm512_loadu_ps(weights + 16);
     for (int i = 0; i < 3; ++i) {
       const __m512i of_a = nearest(a), of_b = nearest(b);
-      _mm512_storeu_si512(pieces + 32 * i, _mm512_or_si512(_mm512_srli_epi32(of_a, 16), of_b));
+      _mm512_storeu_si512(pieces + 32 * i, _mm512_or_si512(_mm512_maskz_srli_epi32(kAll, of_a, 16), of_b));
       a = a - _mm512_castsi512_ps(of_a);
       b = b - _mm512_castsi512_ps(of_b);
     }

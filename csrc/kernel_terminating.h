@@ -125,22 +125,22 @@ inline void add_products(const float* weights, const float* const (&in)[N], ptrd
 // 16 * Blocks, or anything if that is zero.
 template <int N, int Blocks>
 inline void dots(const tapernet::SurvivorCall& c, const float* weights, const float* const* pixels, float* result) {
-  constexpr int kOfBlock = tapernet::kLanes / kWidth;
-  constexpr int kAll = Blocks * kOfBlock;  // vectors of a segment
+  constexpr int kOfSegment = Blocks * tapernet::kLanes / kWidth;  // vectors
   const float* in[N];
   Vec sum[kDots][kChains<N>] = {};
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) in[i] = pixels[i];
   for (const tapernet::Segment* s = c.segments; s < c.segments + c.segment_count; ++s) {
     const float* const w = weights + s->weight;
-    const int vectors = Blocks ? kAll : s->length / kWidth;
+    const int vectors = Blocks ? kOfSegment : s->length / kWidth;
     int v = 0;
 #pragma GCC unroll 10
     for (; v + kHeld <= vectors; v += kHeld) {
       add_products<N, kHeld>(w + v * kWidth, in, s->input + v * kWidth, sum);
     }
     if constexpr (Blocks > 0) {
-      if constexpr (kAll % kHeld > 0) add_products<N, kAll % kHeld>(w + v * kWidth, in, s->input + v * kWidth, sum);
+      constexpr int kLeft = kOfSegment % kHeld;
+      if constexpr (kLeft > 0) add_products<N, kLeft>(w + v * kWidth, in, s->input + v * kWidth, sum);
     } else {
       for (; v < vectors; ++v) add_products<N, 1>(w + v * kWidth, in, s->input + v * kWidth, sum);
     }
