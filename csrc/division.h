@@ -24,6 +24,7 @@ class Division {
     }
     for (size_t c = 0; c < columns.size(); ++c) {
       column_area_.insert(column_area_.end(), columns[c].outputs(), static_cast<int>(c));
+      column_end_.insert(column_end_.end(), columns[c].outputs(), static_cast<int>(column_area_.size()));
     }
     for (size_t a = 0; a < areas.size(); ++a) order.push_back(static_cast<int>(a));
     const auto products = [&](int a) { return areas[a].taps() * areas[a].pixels(); };
@@ -31,6 +32,8 @@ class Division {
   }
 
   int area_of(int y, int x) const { return row_area_[y] + column_area_[x]; }
+  // The first column behind that of x which is of another area.
+  int column_end(int x) const { return column_end_[x]; }
 
   // The time that a number of images takes, `together` pixels at a time, as that of so many products.
   double cost(int images, int together, Pace pace) const {
@@ -49,7 +52,7 @@ class Division {
   std::vector<int> order;  // of areas: the one that reads most weights first, so that the others find them in the cache
 
  private:
-  std::vector<int> row_area_, column_area_;
+  std::vector<int> row_area_, column_area_, column_end_;
 };
 
 // Which divisions a kernel allows: none, those whose areas are as wide as the output, or all.
@@ -110,34 +113,33 @@ class Stretch {
   // Calls place(at, image, row, column) for every pixel.
   template <class Place>
   Stretch(Size out, const Division& division, int first, int count, Place place) {
-    const int of_image = out.height * out.width;
-    const int image = first / of_image, y = first % of_image / out.width, x = first % out.width;
     const size_t areas = division.areas.size();
     std::fill_n(begin, areas + 1, 0);
-    if (areas == 1) {
-      begin[1] = count;
-    } else {
-      const auto add = [&](int, int row, int column) { ++begin[division.area_of(row, column) + 1]; };
-      each_pixel(out, image, y, x, count, add);
-    }
+    each_run(out, division, first, count, [&](int area, int, int, int, int pixels) { begin[area + 1] += pixels; });
     int next[Division::kMostAreas];
     for (size_t a = 0; a < areas; ++a) {
       next[a] = begin[a];
       begin[a + 1] += begin[a];
     }
-    each_pixel(out, image, y, x, count, [&](int image, int row, int column) {
-      place(next[division.area_of(row, column)]++, image, row, column);
+    each_run(out, division, first, count, [&](int area, int image, int row, int column, int pixels) {
+      for (int i = 0; i < pixels; ++i) place(next[area] + i, image, row, column + i);
+      next[area] += pixels;
     });
   }
 
   int begin[Division::kMostAreas + 1];  // of each area's pixels
 
  private:
+  // Calls f(area, image, row, column, pixels) for neighbours in a row that are of one area.
   template <class F>
-  static void each_pixel(Size out, int image, int y, int x, int count, F f) {
-    for (int i = 0; i < count; ++i) {
-      f(image, y, x);
-      if (++x < out.width) continue;
+  static void each_run(Size out, const Division& division, int first, int count, F f) {
+    const int of_image = out.height * out.width;
+    int image = first / of_image, y = first % of_image / out.width, x = first % out.width;
+    while (count > 0) {
+      const int pixels = std::min(count, division.column_end(x) - x);
+      f(division.area_of(y, x), image, y, x, pixels);
+      count -= pixels;
+      if ((x += pixels) < out.width) continue;
       x = 0;
       if (++y < out.height) continue;
       y = 0;
