@@ -24,9 +24,6 @@ bool multiplies_pieces() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kConversion);
 }
 
-// For the masked forms of instructions, all lanes of them: see round_to_bytes.
-constexpr __mmask16 kAll = 0xffff;
-
 // The pieces of 16 floats, from `to` on.
 template <int N>
 TAPERNET_PIECES inline void split(__m512 x, uint16_t* to, ptrdiff_t next) {

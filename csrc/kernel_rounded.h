@@ -29,13 +29,16 @@ void range(const float* in, ptrdiff_t count, float* low, float* high) {
   }
 }
 
+#if defined(__AVX512F__)
+// All lanes, for the masked forms of instructions: gcc 12 warns of the others' undefined lanes, of which there are none.
+constexpr __mmask16 kAll = 0xffff;
+#endif
+
 void round_to_bytes(const float* in, ptrdiff_t count, float scale, int zero, uint8_t* out) {
 #if defined(__AVX512F__)
-  constexpr __mmask16 kAll = 0xffff;
   const __m512 factor = _mm512_set1_ps(scale);
   const __m512i shift = _mm512_set1_epi32(zero), none = _mm512_setzero_si512();
   for (ptrdiff_t i = 0; i < count; i += 16) {
-    // The masked forms, all lanes of them, since gcc 12 warns of the others' undefined lanes, of which there are none.
     const __m512i whole = _mm512_maskz_cvtps_epi32(kAll, _mm512_mul_ps(_mm512_loadu_ps(in + i), factor));
     const __m512i x = _mm512_maskz_max_epi32(kAll, _mm512_add_epi32(whole, shift), none);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_maskz_cvtusepi32_epi8(kAll, x));
