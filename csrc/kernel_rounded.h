@@ -67,6 +67,10 @@ inline void add_products(const tapernet::RoundedCall& c, int pixel, const int8_t
   }
 }
 
+inline float* place_of(const tapernet::Worth& w, int block, int pixel) {
+  return w.emitted + (static_cast<ptrdiff_t>(block) * tapernet::kTilePixels + w.places[pixel]) * tapernet::kLanes;
+}
+
 void rounded_sums(const tapernet::RoundedCall& c) {
   for (int block = 0; block < c.blocks; ++block) {
     uint64_t* const alive = c.alive + block * tapernet::kLanes;
@@ -75,7 +79,11 @@ void rounded_sums(const tapernet::RoundedCall& c) {
       int32_t sum[tapernet::kLanes] = {};
       add_products(c, pixel, c.weights + block * c.weight_stride, sum);
       for (int f = 0; f < tapernet::kLanes; ++f) {
-        alive[f] |= static_cast<uint64_t>(sum[f] >= c.least[block * tapernet::kLanes + f]) << pixel;
+        const int filter = block * tapernet::kLanes + f;
+        alive[f] |= static_cast<uint64_t>(sum[f] >= c.least[filter]) << pixel;
+        if (!c.worth.emitted) continue;
+        place_of(c.worth, block, pixel)[f] =
+            static_cast<float>(sum[f] - c.worth.zeros[filter]) * c.worth.factors[filter] + c.worth.start[filter];
       }
     }
   }
@@ -84,6 +92,17 @@ void rounded_sums(const tapernet::RoundedCall& c) {
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 // Registers of an array hold this type; __m512i, which may alias others, they hold only beside a copy in memory.
 typedef int32_t Sums __attribute__((vector_size(64)));
+
+// What the sums of a block of filters are worth, for so many pixels from the first on.
+inline void emit(const tapernet::Worth& w, int block, int first, int count, const Sums* sums) {
+  const ptrdiff_t filter = static_cast<ptrdiff_t>(block) * tapernet::kLanes;
+  const Sums zeros = Sums(_mm512_loadu_si512(w.zeros + filter));
+  const Vec factors = Wide::load(w.factors + filter), start = Wide::load(w.start + filter);
+  for (int p = 0; p < count; ++p) {
+    const Vec whole = Vec(_mm512_maskz_cvtepi32_ps(kAll, __m512i(sums[p] - zeros)));
+    Wide::store(place_of(w, block, first + p), whole * factors + start);
+  }
+}
 
 // Three blocks of filters or fewer over all pixels. `stopped` takes for each block and pixel a bit for each filter.
 template <int V>
@@ -127,6 +146,15 @@ __attribute__((target("avx512vnni"))) void byte_products(const tapernet::Rounded
       const __m512i least = _mm512_loadu_si512(c.least + (block + v) * tapernet::kLanes);
 #pragma GCC unroll 8
       for (int p = 0; p < kBytePixels; ++p) stopped[v][pixel + p] = _mm512_cmplt_epi32_mask(__m512i(sum[p][v]), least);
+    }
+    if (!c.worth.emitted) continue;
+    const int left = c.count - pixel < kBytePixels ? c.count - pixel : kBytePixels;
+    Sums kept[V][kBytePixels];
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kBytePixels; ++p) kept[v][p] = sum[p][v];
+      emit(c.worth, block + v, pixel, left, kept[v]);
     }
   }
 }

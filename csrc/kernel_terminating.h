@@ -172,7 +172,8 @@ template <int Blocks>
 void survivors_of(const tapernet::SurvivorCall& c) {
   for (int f = 0; f < c.filters; ++f) {
     const float* weights = c.weights + f * c.weight_stride;
-    float* sums = c.sums + static_cast<ptrdiff_t>(f) * tapernet::kTilePixels;
+    float* sums = c.sums + static_cast<ptrdiff_t>(f / tapernet::kLanes) * tapernet::kLanes * tapernet::kTilePixels +
+                  static_cast<ptrdiff_t>(f % tapernet::kLanes) * c.filter_step;
     for (uint64_t alive = c.alive[f]; alive;) {
       const float* pixels[kDots];
       int at[kDots], count = 0;
@@ -182,7 +183,10 @@ void survivors_of(const tapernet::SurvivorCall& c) {
       }
       float result[kDots];
       dots_of<1, kDots, Blocks>(count, c, weights, pixels, result);
-      for (int i = 0; i < count; ++i) sums[at[i]] = result[i] + (c.bias ? c.bias[f] : sums[at[i]]);
+      for (int i = 0; i < count; ++i) {
+        float& sum = sums[at[i] * c.pixel_step];
+        sum = result[i] + (c.bias ? c.bias[f] : sum);
+      }
     }
   }
 }

@@ -168,6 +168,15 @@ struct PartialCall {
   uint64_t* alive;             // [filter], in: outputs that exist; out: those that did not stop
 };
 
+// What sums of rounded products are worth: (sum - zeros[filter]) * factors[filter] + start[filter].
+struct Worth {
+  const int32_t* zeros;        // [filter], what the inputs' zero added to the sum
+  const float* factors;
+  const float* start;
+  const uint8_t* places;       // of each pixel, in the tile
+  float* emitted;              // [block of filters][64 pixels][16 filters]; null if nobody needs them
+};
+
 // The sums of all filters over some output pixels with inputs and weights rounded to eight bits, compared with the least
 // that goes on.
 struct RoundedCall {
@@ -186,6 +195,7 @@ struct RoundedCall {
   int blocks;                  // of filters
   const int32_t* least;        // [filter]
   uint64_t* alive;             // [filter], out: bit i tells whether pixel i goes on
+  Worth worth;                 // of every sum, whether it goes on or not
 };
 
 // Some products of the full sums of the outputs of a tile that did not stop.
@@ -200,7 +210,8 @@ struct SurvivorCall {
   const float* weights;        // a filter after the other
   ptrdiff_t weight_stride;
   const float* bias;           // where the sums begin; null where they go on from `sums`
-  float* sums;                 // [filter][64]; only survivors are written
+  float* sums;                 // [block of filters][1024]; only survivors are written
+  int filter_step, pixel_step; // floats from a filter of a block to the next, and from pixel to pixel: 64, 1 or 1, 16
 };
 
 struct Kernels {

@@ -52,9 +52,14 @@ struct Planes {
 // The outputs of a convolution that a tile of 64 neighbours cannot do without, each a dot product; the others are zero.
 class SparseStep : public Step {
  public:
-  SparseStep(const Buffer& filters, ptrdiff_t stride, const Sliding& window, const Checks& checks, const Context& c)
+  // A tile's outputs lie in memory with the 16 filters of a block innermost, or its 64 pixels.
+  enum class Innermost { filters, pixels };
+
+  SparseStep(const Buffer& filters, ptrdiff_t stride, const Sliding& window, const Checks& checks, const Context& c,
+             Innermost innermost)
       : kernels_(c.kernels), in_(c.inputs[0]), out_(c.output), window_(window), checks_(checks),
-        columns_(out_.layout.width >= 32 ? 32 : out_.layout.width >= 16 ? 16 : 8), filters_(filters), stride_(stride) {
+        columns_(out_.layout.width >= 32 ? 32 : out_.layout.width >= 16 ? 16 : 8), filters_(filters), stride_(stride),
+        innermost_(innermost) {
     const Area all = whole_area(window, {out_.layout.height, out_.layout.width});
     segments_ = segments(window, all, in_, 0, in_.layout.blocks, 1, true);
     const int length = segments_.empty() ? 0 : segments_[0].length;
@@ -93,7 +98,8 @@ class SparseStep : public Step {
     return result;
   }
 
-  // Memory of a tile: its outputs, [filter][64], and which of them are to be computed, [filter].
+  // Memory of a tile: its outputs, [block][filter][pixel] or [block][pixel][filter], and which of them are to be
+  // computed, [filter].
   struct Memory {
     float* sums;
     uint64_t* alive;
@@ -152,25 +158,30 @@ class SparseStep : public Step {
         const float* const patch = in_.image(w, image) + window_.patch(in_.layout, t->y, t->x);
         kernels_.survivors({t->memory.alive, kept_filters_, patch, pixels_, segments_.data() + survivor_chunks_[chunk],
                             survivor_chunks_[chunk + 1] - survivor_chunks_[chunk], blocks_, filters_.data(), stride_,
-                            chunk == 0 ? checks_.bias.data() : nullptr, t->memory.sums});
+                            chunk == 0 ? checks_.bias.data() : nullptr, t->memory.sums,
+                            by_pixel() ? 1 : kTilePixels, by_pixel() ? kLanes : 1});
       }
     }
     for (const Tile* t = tiles; t < tiles + count; ++t) write(w, image, t->y, t->x, t->memory.sums);
   }
 
-  // ReLU, and from one filter after the other to blocks of filters.
+  bool by_pixel() const { return innermost_ == Innermost::filters; }
+
+  // ReLU, and the filters of a block innermost, if they are not.
   void write(Workspace& w, int image, int y, int x, const float* sums) const {
     const int columns = std::min(columns_, out_.layout.width - x), rows = std::min(tile_rows(), out_.layout.height - y);
     for (int block = 0; block * kLanes < kept_filters_; ++block) {
       float* out = out_.image(w, image) + block * out_.layout.block() + out_.layout.pixel(y, x);
       const float* from = sums + static_cast<ptrdiff_t>(block) * kLanes * kTilePixels;
-      for (int i = 0; i < rows; ++i, out += out_.layout.row(), from += columns_) {
-        kernels_.interleave(from, kTilePixels, kLanes, columns, out, kLanes);
-        kernels_.affine(out, out, columns, kOnes, kZeros, 0.0f, checks_.high);
+      for (int i = 0; i < rows; ++i, out += out_.layout.row()) {
+        const float* const row = from + i * columns_ * (by_pixel() ? kLanes : 1);
+        if (!by_pixel()) kernels_.interleave(row, kTilePixels, kLanes, columns, out, kLanes);
+        kernels_.affine(by_pixel() ? row : out, out, columns, kOnes, kZeros, 0.0f, checks_.high);
       }
     }
   }
 
+  Innermost innermost_;
   std::vector<Segment> segments_;
   std::vector<int> survivor_chunks_;
   int blocks_ = 0;  // of 16 in every segment, if they are alike
@@ -182,7 +193,7 @@ class TerminatingStep : public SparseStep {
  public:
   TerminatingStep(const Buffer& filters, ptrdiff_t stride, const Sliding& window, const Checks& checks,
                   const std::vector<std::vector<int>>& positions, const Context& c)
-      : SparseStep(filters, stride, window, checks, c),
+      : SparseStep(filters, stride, window, checks, c, Innermost::pixels),
         planes_(window, in_.layout, out_.layout, channels(in_.kept), tile_rows(), columns_) {
     list_channels();
     const int together = std::max(1, kPlanesFloats / (rows_read() * columns_ * window.kernel_w));
@@ -368,40 +379,60 @@ struct RoundedFilters {
   ptrdiff_t stride_;
 };
 
-// Sums of rounded products that tell which outputs are worth computing.
+// Sums of rounded products that tell which outputs are worth computing, and stand for the others.
 class RoundedStep : public SparseStep {
  public:
   RoundedStep(const Buffer& filters, ptrdiff_t stride, const RoundedFilters& rounded, const Sliding& window,
               const Checks& checks, const Context& c)
-      : SparseStep(filters, stride, window, checks, c), rounded_(rounded) {
+      : SparseStep(filters, stride, window, checks, c, Innermost::filters), rounded_(rounded), start_(filter_slots()) {
     const Area all = whole_area(window, {out_.layout.height, out_.layout.width});
     segments_ = segments(window, all, in_, 0, in_.layout.blocks, kLanes, true);
     for (int f = 0; f < kept_filters_; ++f) weight_sums_.push_back(rounded.sum(f, segments_));
+    std::copy_n(checks.start.begin(), kept_filters_, start_.begin());
     join_runs();
   }
 
   void run(Workspace& w, int images) const override {
-    int32_t* const least = reinterpret_cast<int32_t*>(w.scratch.data() + memory_floats());
-    uint8_t* const packed = reinterpret_cast<uint8_t*>(least + filter_slots());
-    uint8_t* const bytes = packed + packed_bytes();
+    float* const factors = w.scratch.data() + memory_floats();
+    int32_t* const least = reinterpret_cast<int32_t*>(factors + filter_slots());
+    int32_t* const zeros = least + filter_slots();
+    uint8_t* const packed = reinterpret_cast<uint8_t*>(zeros + filter_slots());
+    const Image memory{packed + packed_bytes(), packed, least, zeros, factors};
+    std::fill_n(factors, filter_slots(), 0.0f);  // filters that there are not are worth nothing
+    std::fill_n(zeros, filter_slots(), 0);
     for (int image = 0; image < images; ++image) {
-      const bool finite = round(w, image, bytes, least);
+      const bool finite = round(w, image, memory);
       each_tile(w, image, 0, out_.layout.height, w.scratch.data(), [&](int y, int x, const Memory& m) {
-        look(bytes, packed, y, x, finite, least, m.alive);
+        if (finite) {
+          look(memory, y, x, m);
+        } else {
+          std::fill_n(m.alive, kept_filters_, existing(y, x));
+        }
       });
     }
   }
 
   size_t scratch_floats(int, int) const override {
-    return memory_floats() + filter_slots() + (in_.layout.image() + packed_bytes()) / sizeof(float) + kLanes;
+    return memory_floats() + 3 * filter_slots() + (in_.layout.image() + packed_bytes()) / sizeof(float) + kLanes;
   }
   size_t bytes() const override {
-    return weight_sums_.size() * sizeof(int64_t) + (segments_.size() + runs_.size()) * sizeof(Segment);
+    return weight_sums_.size() * sizeof(int64_t) + start_.size() * sizeof(float) +
+           (segments_.size() + runs_.size()) * sizeof(Segment);
   }
 
  private:
   static constexpr int kMost = 255, kMiddle = 128;
   static constexpr int kLine = 64;
+
+  // Memory for an image in bytes, and of a tile's pixels with their products side by side; and of each filter the least
+  // sum that goes on, what the inputs' zero adds to a sum, and what one of it is worth.
+  struct Image {
+    uint8_t* bytes;
+    uint8_t* packed;
+    int32_t* least;
+    int32_t* zeros;
+    float* factors;
+  };
 
   ptrdiff_t packed_bytes() const { return kTilePixels * row_ + kLine; }
 
@@ -412,9 +443,9 @@ class RoundedStep : public SparseStep {
     row_ = (lines | 1) * kLine;  // an odd number, since rows that are powers of two apart share a place in the cache
   }
 
-  // The image in bytes: 0 to 255 from nought to its greatest value, or, if some are negative, 1 to 255 around 128. And
-  // for each filter the least sum that goes on. False if the image has values that are not finite: then all go on.
-  bool round(const Workspace& w, int image, uint8_t* bytes, int32_t* least) const {
+  // The image in bytes: 0 to 255 from nought to its greatest value, or, if some are negative, 1 to 255 around 128; and
+  // what depends on that. False if the image has values that are not finite: then all outputs go on.
+  bool round(const Workspace& w, int image, const Image& to) const {
     const float* const from = in_.image(w, image);
     float low = 0, high = 0;
     each_block(in_.kept, [&](int block) {
@@ -430,33 +461,34 @@ class RoundedStep : public SparseStep {
     if (!std::isfinite(scale)) return false;
     each_block(in_.kept, [&](int block) {
       const ptrdiff_t at = block * in_.layout.block();
-      kernels_.round(from + at, in_.layout.block(), scale, zero, bytes + at);
+      kernels_.round(from + at, in_.layout.block(), scale, zero, to.bytes + at);
     });
     for (int f = 0; f < kept_filters_; ++f) {
       // sum * step / scale + start >= threshold, where sum leaves out what `zero` added.
       const double from_bias = (static_cast<double>(checks_.thresholds[0][f]) - checks_.start[f]) * scale;
       const double bound = std::ceil(from_bias / checks_.steps[f]) + static_cast<double>(zero * weight_sums_[f]);
-      least[f] = static_cast<int32_t>(std::max(-2147483647.0, std::min(2147483647.0, bound)));
+      to.least[f] = static_cast<int32_t>(std::max(-2147483647.0, std::min(2147483647.0, bound)));
+      to.zeros[f] = static_cast<int32_t>(zero * weight_sums_[f]);
+      to.factors[f] = checks_.steps[f] / scale;
     }
     return true;
   }
 
-  void look(const uint8_t* bytes, uint8_t* packed, int y, int x, bool finite, const int32_t* least,
-            uint64_t* alive) const {
+  void look(const Image& of, int y, int x, const Memory& m) const {
     const uint64_t exist = existing(y, x);
-    if (!finite) {
-      std::fill_n(alive, kept_filters_, exist);
-      return;
-    }
     // Pixels beyond the image are left out; those that fill up a vector are the first one again.
     int32_t pixels[kTilePixels] = {};
+    uint8_t places[kTilePixels];
     int count = 0;
-    for (uint64_t left = exist; left; left &= left - 1) pixels[count++] = pixels_[__builtin_ctzll(left)];
-    kernels_.rounded_sums({bytes + window_.patch(in_.layout, y, x), pixels, count, segments_.data(),
+    for (uint64_t left = exist; left; left &= left - 1, ++count) {
+      places[count] = static_cast<uint8_t>(__builtin_ctzll(left));
+      pixels[count] = pixels_[places[count]];
+    }
+    kernels_.rounded_sums({of.bytes + window_.patch(in_.layout, y, x), pixels, count, segments_.data(),
                            static_cast<int>(segments_.size()), runs_.data(), static_cast<int>(runs_.size()), row_,
-                           packed, rounded_.data(), rounded_.block(),
-                           divide_up(kept_filters_, kLanes), least, alive});
-    for (int f = 0; f < kept_filters_; ++f) alive[f] = spread(alive[f], exist);
+                           of.packed, rounded_.data(), rounded_.block(), divide_up(kept_filters_, kLanes), of.least,
+                           m.alive, {of.zeros, of.factors, start_.data(), places, checks_.emits ? m.sums : nullptr}});
+    for (int f = 0; f < kept_filters_; ++f) m.alive[f] = spread(m.alive[f], exist);
   }
 
   // The lowest bits, to the places that are set in `places`.
@@ -474,6 +506,7 @@ class RoundedStep : public SparseStep {
   std::vector<Segment> runs_;         // of segments, see RoundedCall
   int row_ = 0;
   std::vector<int64_t> weight_sums_;  // of each kept filter
+  std::vector<float> start_;          // of each filter's sum
 };
 
 class Terminating : public Op {

@@ -185,7 +185,7 @@ bool check_partial_sums(const Kernels& k, Random& r) {
 }
 
 bool check_survivors(const Kernels& k, Random& r) {
-  const int filters = r.between(1, 5), segments = r.between(1, 6), area = 600;
+  const int filters = r.between(1, 20), segments = r.between(1, 6), area = 600;
   const int blocks = r.between(0, 5);  // zero: of different lengths
   std::vector<Segment> list;
   int products = 0;
@@ -194,7 +194,7 @@ bool check_survivors(const Kernels& k, Random& r) {
     list.push_back({r.between(0, area), products, length});
     products += length;
   }
-  const bool begun = r.between(0, 1);
+  const bool begun = r.between(0, 1), by_pixel = r.between(0, 1);
   std::vector<int32_t> pixels(kTilePixels);
   for (int32_t& pixel : pixels) pixel = r.between(0, area);
   std::vector<uint64_t> alive(filters);
@@ -202,9 +202,10 @@ bool check_survivors(const Kernels& k, Random& r) {
   const std::vector<float> in = r.floats(2 * area + 5 * kLanes), weights = r.floats(filters * products);
   const std::vector<float> bias = r.floats(filters);
   const auto run = [&](const Kernels& kernels) {
-    std::vector<float> sums(filters * kTilePixels, 7.0f);
+    std::vector<float> sums(2 * kLanes * kTilePixels, 7.0f);
     kernels.survivors({alive.data(), filters, in.data(), pixels.data(), list.data(), segments, blocks,
-                       weights.data(), products, begun ? nullptr : bias.data(), sums.data()});
+                       weights.data(), products, begun ? nullptr : bias.data(), sums.data(), by_pixel ? 1 : kTilePixels,
+                       by_pixel ? kLanes : 1});
     return sums;
   };
   return same(run(k), run(reference::kernels));

@@ -141,19 +141,24 @@ inline void rounded_sums(const RoundedCall& c) {
         }
       }
       if (sum >= c.least[filter]) c.alive[filter] |= uint64_t{1} << pixel;
+      if (!c.worth.emitted) continue;
+      c.worth.emitted[(filter / kLanes * kTilePixels + c.worth.places[pixel]) * kLanes + filter % kLanes] =
+          static_cast<float>(sum - c.worth.zeros[filter]) * c.worth.factors[filter] + c.worth.start[filter];
     }
   }
 }
 
 inline void survivors(const SurvivorCall& c) {
   each_alive(c.alive, c.filters, [&](int filter, int pixel) {
-    float sum = c.bias ? c.bias[filter] : c.sums[filter * kTilePixels + pixel];
+    float& result = c.sums[filter / kLanes * kLanes * kTilePixels + filter % kLanes * c.filter_step +
+                           pixel * c.pixel_step];
+    float sum = c.bias ? c.bias[filter] : result;
     for (int s = 0; s < c.segment_count; ++s) {
       const float* w = c.weights + filter * c.weight_stride + c.segments[s].weight;
       const float* in = c.input + c.pixels[pixel] + c.segments[s].input;
       for (int k = 0; k < c.segments[s].length; ++k) sum += in[k] * w[k];
     }
-    c.sums[filter * kTilePixels + pixel] = sum;
+    result = sum;
   });
 }
 

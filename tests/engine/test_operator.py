@@ -53,11 +53,19 @@ def test_torchs_own_checks_of_operators() -> None:
     torch.library.opcheck(terminating_conv2d, arguments)
 
 
-@pytest.mark.parametrize("bias_first", [False, True])
-def test_gradients_are_those_of_the_layer(bias_first: bool) -> None:
-    layer = _layer(bias_first=bias_first)
+@pytest.mark.parametrize(
+    ("bias_first", "check"),
+    [(False, tn.Check(share=0.3)), (True, tn.Check(share=0.3)), (True, tn.Check(bits=8, threshold=2e4))],
+)
+def test_gradients_are_those_of_the_layer(bias_first: bool, check: tn.Check) -> None:
+    layer = _layer(bias_first=bias_first).eval()
+    layer.set_checks([check])
+    # Bytes as they are, so that rounded sums are exact, whether the kernels take them or full ones.
+    x = torch.randint(-127, 128, (2, 3, 7, 7)).float()
+    with torch.no_grad():
+        layer.weight.copy_(torch.randint(-127, 128, layer.weight.shape))
+        x[:, 0, 0, 0] = layer.weight[:, 0, 0, 0] = 127
     operator = StoppingConv2d("conv", layer)
-    x = torch.randn(2, 3, 7, 7)
     found = []
     for module in (operator, nn.Sequential(layer, nn.ReLU())):
         own = x.clone().requires_grad_()
@@ -100,6 +108,9 @@ def test_what_the_operator_lacks() -> None:
     above.set_checks([tn.Check(share=0.3, threshold=0.1)])
     with pytest.raises(TerminationError, match="0: the operator has no thresholds above zero"):
         with_operators(nn.Sequential(above))
+    above.set_checks([tn.Check(bits=8, threshold=0.1)])  # without the bias, which it has
+    with pytest.raises(TerminationError, match="thresholds above zero"):
+        StoppingConv2d("conv", above)
     grouped = TerminatingConv2d(4, 4, 3, groups=2)
     grouped.set_checks([tn.Check(share=0.3)])
     with pytest.raises(TerminationError, match="groups"):

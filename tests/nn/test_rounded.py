@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import tapernet as tn
 from tapernet.errors import ConfigError
 from tapernet.measure.layers import layer_table
+from tapernet.measure.termination import LayerTermination
+from tapernet.nn.order import Termination
 from tapernet.nn.rounded import rounded_sums, weight_steps
 from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
 
@@ -83,7 +85,7 @@ def test_the_gradient_is_that_of_the_full_sums() -> None:
     ("arguments", "message"),
     [
         ({"bits": 4}, "8 bits, not 4"), ({"bits": 8.0}, "whole"), ({"bits": 8, "share": 0.5}, "or bits"),
-        ({"bits": 8, "threshold": 0.1}, "no reason to stop"), ({}, "or bits"),
+        ({}, "or bits"),
     ],
 )  # fmt: skip
 def test_checks_that_cannot_be(arguments: dict[str, object], message: str) -> None:
@@ -95,6 +97,13 @@ def test_it_stands_alone() -> None:
     layer = TerminatingConv2d(3, 4, 3)
     with pytest.raises(ConfigError, match="the only one of its layer"):
         layer.set_checks([tn.Check(bits=8), tn.Check(share=0.5)])
+
+
+def test_the_gated_gradient_is_for_outputs_that_become_zero() -> None:
+    layer = TerminatingConv2d(3, 4, 3, options=Termination(gradient="gated"))
+    layer.set_checks([tn.Check(bits=8)])
+    with pytest.raises(ConfigError, match=r"below 0\.5 is passed on"):
+        layer.set_checks([tn.Check(bits=8, threshold=[0.0, 0.5, 0.0, 0.0])])
 
 
 def stopping(bias_first: bool = True) -> tuple[nn.Module, Tensor]:
@@ -118,6 +127,26 @@ def test_hardly_anything_is_lost_and_all_products_of_a_stopped_output_are_saved(
     assert torch.equal(emitted[~outcome.stopped], full[~outcome.stopped])
     assert (F.relu(emitted) - F.relu(full)).abs().max() < 0.01 * full.abs().max()
     assert int(outcome.saved().sum()) == int(outcome.stopped.sum()) * (layer.terms - 1)
+
+
+def test_below_a_threshold_above_zero_the_rounded_sum_is_passed_on() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2, 20, 9, 9) - 0.3
+    layer = TerminatingConv2d(20, 6, 3, options=Termination(bias_first=True)).eval()
+    layer.set_checks([tn.Check(bits=8, threshold=0.2)])
+    outcomes = []
+    layer.observer = outcomes.append
+    with torch.inference_mode():
+        found, full = layer(x), F.conv2d(x, layer.weight, layer.bias)
+    assert layer.bias is not None
+    rounded = torch.from_numpy(by_loop(x, layer.weight.detach(), layer.bias.detach())).float()
+    assert ((rounded > 0) & (rounded < 0.2)).any()
+    torch.testing.assert_close(found, torch.where(rounded < 0.2, rounded, full))
+    (outcome,) = outcomes
+    count = LayerTermination("layer")
+    count.add(outcome)
+    wrong = (full.relu() - rounded.relu()).abs()[(rounded < 0.2) & (full >= 0)].sum().item()
+    assert count.situations["false negative"].error == pytest.approx(wrong, rel=1e-4)
 
 
 def test_training_goes_by_the_full_sums() -> None:

@@ -399,6 +399,23 @@ def test_checks_of_rounded_sums_go_until_the_drop_is_tolerated(monkeypatch: pyte
     assert (placement.accuracy, placement.trials) == (45 / 60, 2)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 1.0])
+def test_so_large_a_share_goes_on(share: float) -> None:
+    net, data = problem("c10net", budget=1.0)
+    checks = place_checks(net, data, tolerance=1.0, method="rounded", goes_on=share).checks
+    for layer in count_termination(net, data).layers:
+        going = [layer.situations[name].count for name in ("true positive", "false positive")]
+        positive = sum(layer.situations[name].count for name in ("true positive", "false negative"))
+        if checks[layer.path]:
+            assert sum(going) == pytest.approx(min(share * layer.outputs, positive), abs=0.01 * layer.outputs)
+
+
+def test_a_share_that_cannot_go_on() -> None:
+    net, data = problem("c10net", budget=1.0)
+    with pytest.raises(ConfigError, match=r"a share in \[0, 1\], not 1\.5"):
+        place_checks(net, data, tolerance=1.0, method="rounded", goes_on=1.5)
+
+
 def test_nothing_is_checked_where_no_drop_is_tolerated() -> None:
     net, data = problem("c10net", budget=1.0)
     placement = place_checks(net, data, tolerance=0, method="rounded")

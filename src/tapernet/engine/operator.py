@@ -33,8 +33,8 @@ def with_operators(net: nn.Module) -> nn.Module:
         net: from `tapernet.terminate`, without a dial (`tapernet.extract` makes one of a budget). Not changed.
 
     Raises:
-        TerminationError: no layer has checks, or one has groups, a threshold above zero or another gradient than
-            "exact", which the operator lacks.
+        TerminationError: no layer has checks, or one has groups, a threshold above zero (but of a rounded sum with the
+            bias) or another gradient than "exact", which the operator lacks.
     """
     layers = {path: layer for path, layer in terminating_layers(net).items() if layer.checks}
     if not layers:
@@ -84,7 +84,9 @@ class StoppingConv2d(nn.Module):
 def _obstacle(layer: TerminatingConv2d) -> str | None:
     if layer.__dict__["groups"] != 1:
         return "groups"
-    if max(max(check.thresholds(layer.out_channels)) for check in layer.checks) > 0:
+    # What is passed on below them has the full sum's gradient only where it is a rounded sum, with the bias.
+    like_full = layer.rounds and (layer.bias is None or layer.options.bias_first)
+    if not like_full and max(max(check.thresholds(layer.out_channels)) for check in layer.checks) > 0:
         return "thresholds above zero"
     return f"{layer.options.gradient} gradient" if layer.options.rectifies else None
 
@@ -118,7 +120,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Where the result is above zero, it is the full sum: the gradient of a plain convolution and ReLU."""
+    """Where the result is above zero, it is the full sum, or this one rounded: the gradient of convolution and ReLU."""
     x, weight, output = ctx.saved_tensors
     grads = torch.ops.aten.convolution_backward(
         grad * (output > 0), x, weight, [weight.shape[0]] if ctx.has_bias else None, *ctx.window, False, [0, 0], 1,

@@ -32,7 +32,8 @@ class Situation:
     Args:
         count: how many.
         macs: terms that were computed for them.
-        error: what was lost: the sum of u over them for false negatives, whose ReLU would have passed u, else 0.
+        error: by how much what ReLU passes is wrong, added up: u for a false negative, or, where a threshold above zero
+            lets it emit something above zero, the distance from u to that; else 0.
     """
 
     count: int = 0
@@ -95,7 +96,7 @@ class LayerTermination:
         for name, (outputs, left_out) in found.items():
             self.situations[name].count += outputs
             self.situations[name].macs += outputs * outcome.terms - left_out
-        lost = torch.where(stopped & ~negative, outcome.full, 0)
+        lost = torch.where(stopped & ~negative, (outcome.full - outcome.emitted.relu()).abs(), 0)
         self.situations["false negative"].error += float(lost.sum(dtype=torch.float64))
 
 

@@ -25,7 +25,9 @@ class Check:
         share: c as a share of n in (0, 1]; c = floor(n * share), at least 1.
         bits: 8 checks the sum of all products instead, with inputs and weights rounded to so many bits, before any
             other product is done (see `rounded_sums`). Exactly one of the three is given.
-        threshold: finite; a number for all filters, or one for each.
+        threshold: finite; a number for all filters, or one for each. With bits it may well be above zero: an output
+            below it keeps its rounded sum, and only larger ones are computed in full (Precision Gating, Zhang et al.
+            2020).
 
     Raises:
         ConfigError: none of position, share and bits or more than one of them, or a value out of range.
@@ -45,8 +47,6 @@ class Check:
                 object.__setattr__(self, field.name, _plain(field.name, value))
         if self.bits is not None and self.bits != BITS:
             raise ConfigError(f"sums are rounded to {BITS} bits, not {self.bits!r}")
-        if self.bits is not None and max(_as_list(self.threshold)) > 0:
-            raise ConfigError(f"a rounded sum above zero is no reason to stop: the threshold is {self.threshold!r}")
         shares = [] if self.share is None else _as_list(self.share)
         if not all(0 < s <= 1 for s in shares):
             raise ConfigError(f"the share of a check lies in (0, 1], not {self.share!r}")

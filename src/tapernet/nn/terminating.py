@@ -40,6 +40,7 @@ class Outcome:
     Args:
         full: the full sums u, shape (batch, filters, H, W).
         stops: number of the check that stopped each, counted from 0, or -1; int8, same shape.
+        emitted: what came of them, shape of `full`.
         savings: terms that a stop leaves out, n - c - 1 at position c (the check itself is one), by check and filter,
             shape (checks, filters); in the exact order, which has no checks, by output, shape of `full`.
         terms: n, the most that one output can cost.
@@ -47,6 +48,7 @@ class Outcome:
 
     full: Tensor
     stops: Tensor
+    emitted: Tensor
     savings: Tensor
     terms: int
 
@@ -185,7 +187,9 @@ class TerminatingConv2d(nn.Conv2d):
             raise ConfigError("a check of rounded sums leaves nothing to the next one: it is the only one of its layer")
         positions = [check.positions(self.terms, self.terms, self.out_channels) for check in checks]
         for check in checks:
-            check.thresholds(self.out_channels)
+            highest = max(check.thresholds(self.out_channels))
+            if check.bits and highest > 0 and self.options.gradient == "gated":
+                raise ConfigError(f"a rounded sum below {highest} is passed on, which the gated gradient takes for 0")
         for of_filter in zip(*positions, strict=True):
             if any(a >= b for a, b in pairwise(p for p in of_filter if p < self.terms)):
                 raise ConfigError("the positions of several checks increase from check to check")
@@ -225,7 +229,7 @@ class TerminatingConv2d(nn.Conv2d):
                 others = torch.full_like(full, -1, dtype=torch.int8) if stops is None else stops
                 stops = torch.where(stop.bool(), i, others)
         if self.observer is not None:
-            self.observer(_outcome(full, stops, stages, _terms(weight, bias)))
+            self.observer(_outcome(full, stops, emitted, stages, _terms(weight, bias)))
         soft = []
         if estimate or gated:
             temperature = self.temperature or GATE_TEMPERATURE
@@ -309,7 +313,8 @@ class TerminatingConv2d(nn.Conv2d):
             with torch.no_grad():
                 done = self._done_exactly(x, weight, bias).view(full.shape)
             terms = _terms(weight, bias)
-            self.observer(Outcome(full.detach(), (done < terms).to(torch.int8) - 1, terms - done, terms))
+            stops = (done < terms).to(torch.int8) - 1
+            self.observer(Outcome(full.detach(), stops, full.detach(), terms - done, terms))
         return full
 
     def _done_exactly(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -436,13 +441,12 @@ def _highest(scores: Tensor, counts: Tensor) -> Tensor:
     return higher | (equal & (equal.cumsum(1) <= counts[:, None] - higher.sum(1, keepdim=True)))
 
 
-def _outcome(full: Tensor, stops: Tensor | None, stages: Sequence[_Stage], terms: int) -> Outcome:
+def _outcome(full: Tensor, stops: Tensor | None, emitted: Tensor, stages: Sequence[_Stage], terms: int) -> Outcome:
     if stops is None:
         stops = torch.full_like(full, -1, dtype=torch.int8)
     savings = [stage.saving.flatten().long() for stage in stages]
-    return Outcome(
-        full.detach(), stops, torch.stack(savings) if savings else stops.new_zeros((0, full.shape[1])), terms
-    )
+    by_check = torch.stack(savings) if savings else stops.new_zeros((0, full.shape[1]))
+    return Outcome(full.detach(), stops, emitted.detach(), by_check, terms)
 
 
 def _estimate(full: Tensor, soft: Sequence[Tensor], stages: Sequence[_Stage], terms: int) -> tuple[int, Tensor]:
