@@ -93,13 +93,14 @@ void rounded_sums(const tapernet::RoundedCall& c) {
 // Registers of an array hold this type; __m512i, which may alias others, they hold only beside a copy in memory.
 typedef int32_t Sums __attribute__((vector_size(64)));
 
-// What the sums of a block of filters are worth, for so many pixels from the first on.
-inline void emit(const tapernet::Worth& w, int block, int first, int count, const Sums* sums) {
+// What the sums of a block of filters, [pixel][16 filters], are worth, for so many pixels from the first on.
+inline void emit(const tapernet::Worth& w, int block, int first, int count, const int32_t* sums) {
   const ptrdiff_t filter = static_cast<ptrdiff_t>(block) * tapernet::kLanes;
-  const Sums zeros = Sums(_mm512_loadu_si512(w.zeros + filter));
+  const __m512i zeros = _mm512_loadu_si512(w.zeros + filter);
   const Vec factors = Wide::load(w.factors + filter), start = Wide::load(w.start + filter);
   for (int p = 0; p < count; ++p) {
-    const Vec whole = Vec(_mm512_maskz_cvtepi32_ps(kAll, __m512i(sums[p] - zeros)));
+    const __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(sums + p * tapernet::kLanes), zeros);
+    const Vec whole = Vec(_mm512_maskz_cvtepi32_ps(kAll, sum));
     Wide::store(place_of(w, block, first + p), whole * factors + start);
   }
 }
@@ -149,12 +150,12 @@ __attribute__((target("avx512vnni"))) void byte_products(const tapernet::Rounded
     }
     if (!c.worth.emitted) continue;
     const int left = c.count - pixel < kBytePixels ? c.count - pixel : kBytePixels;
-    Sums kept[V][kBytePixels];
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
+      int32_t of_block[kBytePixels * tapernet::kLanes];
 #pragma GCC unroll 8
-      for (int p = 0; p < kBytePixels; ++p) kept[v][p] = sum[p][v];
-      emit(c.worth, block + v, pixel, left, kept[v]);
+      for (int p = 0; p < kBytePixels; ++p) _mm512_storeu_si512(of_block + p * tapernet::kLanes, __m512i(sum[p][v]));
+      emit(c.worth, block + v, pixel, left, of_block);
     }
   }
 }

@@ -104,9 +104,10 @@ __attribute__((target("amx-tile,amx-int8"))) void tile_products(const tapernet::
     compare(sums[2 * v + 1], c.least + first, stopped + kTileRows);
     const __m512i by_pixel = _mm512_loadu_si512(stopped);
     for (int f = 0; f < tapernet::kLanes; ++f) c.alive[first + f] |= going_on(by_pixel, f) << pixel;
-    if (!c.worth.emitted) continue;
-    const int left = c.count - pixel < 2 * kTileRows ? c.count - pixel : 2 * kTileRows;
-    emit(c.worth, block + v, pixel, left, reinterpret_cast<const Sums*>(sums[2 * v]));
+    for (int half = 0; c.worth.emitted && half < 2; ++half) {
+      const int from = pixel + half * kTileRows, left = c.count - from;
+      emit(c.worth, block + v, from, left < kTileRows ? left : kTileRows, sums[2 * v + half]);
+    }
   }
 }
 
