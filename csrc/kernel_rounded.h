@@ -1,4 +1,5 @@
-// Sums of products of bytes, which tell the sign of nearly every output of a convolution before it is computed.
+// Sums of products of bytes, which tell the sign of nearly every output of a convolution before it is computed, and may
+// stand for the small ones.
 //
 // Where the processor multiplies bytes (AVX-512 VNNI), such a sum takes a quarter of the products' time or less. The
 // others have a plain loop, so that every processor gives the same results; an engine that times its layers will hardly

@@ -130,7 +130,7 @@ def test_rounded_sums_that_are_passed_on(kernels: str, data: st.DataObject) -> N
     conv = drawn(data, channels, filters)
     x = torch.rand(3, channels, draw(st.integers(9, 36), "h"), draw(st.integers(9, 36), "w"))
     x -= draw(st.sampled_from([0.0, 0.4, 2.0]), "lowest")
-    net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x, bias_first=True).eval()
+    net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x, bias_first=draw(st.booleans(), "bias first")).eval()
     (layer,) = terminating_layers(net).values()
     threshold = draw(st.sampled_from([0.1, 0.5, 2.0, 3e38]), "threshold")
     layer.set_checks([tn.Check(bits=8, threshold=threshold)])

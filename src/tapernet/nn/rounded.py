@@ -1,7 +1,8 @@
 """Sums of products in eight bits: whether an output will be negative, nearly without fail, at a fraction of the cost.
 
 Not of the papers: a check that looks at all products, each made of a byte of input and a byte of weight, in place of
-a few exact ones. Processors multiply bytes several times as fast as floats: AVX-512 VNNI four times, AMX more.
+a few exact ones. With a threshold above zero such a sum stands for the small outputs, too. Processors multiply bytes
+several times as fast as floats: AVX-512 VNNI four times, AMX more.
 """
 
 from collections.abc import Callable
