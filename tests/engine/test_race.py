@@ -1,6 +1,7 @@
 """Measuring an engine beside other runtimes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,7 +116,10 @@ def test_the_speed_up_of_high_precision_stands_in_the_notes() -> None:
 
 
 @needs_kernels
-def test_a_network_that_stops_early_is_measured_beside_itself_without_stopping() -> None:
+def test_a_network_that_stops_early_is_measured_beside_itself_without_stopping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _with(monkeypatch, coarse=Peer(_fixed, exact=False))
     torch.manual_seed(0)
     images = torch.rand(40, 3, 16, 16)
     labels = torch.randint(10, (40,))
@@ -125,12 +129,14 @@ def test_a_network_that_stops_early_is_measured_beside_itself_without_stopping()
     net = tn.terminate(plain, images[:1])
     for layer in terminating_layers(net).values():
         layer.set_checks([tn.Check(share=0.2)])
-    found = race(net, images[:4], [], ["torch"], data=data, rounds=1, seconds=0.001)
-    assert [t.runtime for t in found.timings] == [ENGINE, COMPLETE, "torch"]
-    right = [float((n(images).argmax(1) == labels).float().mean()) for n in (net.eval(), plain, plain)]
+    before = images.clone()
+    found = race(net, images[:6], [], ["torch", "coarse"], data=data, rounds=1, seconds=0.001)  # 40 in sixes
+    assert torch.equal(images, before)
+    assert [t.runtime for t in found.timings] == [ENGINE, COMPLETE, "torch", "coarse"]
+    right = [float((n(images).argmax(1) == labels).float().mean()) for n in (net.eval(), plain, plain, plain)]
     assert [t.accuracy for t in found.timings] == pytest.approx(right)
     report = tn.count_termination(net, images)
-    assert [t.macs for t in found.timings] == pytest.approx([report.done / report.total, 1, 1])
+    assert [t.macs for t in found.timings] == pytest.approx([report.done / report.total, 1, 1, 1])
     assert all(t.error < 1e-4 for t in found.timings)
     assert "accuracy" in [column.header for column in found.table().columns]
     assert found.plot().axes[0].get_xlabel() == "milliseconds per image"
@@ -178,8 +184,11 @@ def test_runtimes(runtime: str) -> None:
         pytest.importorskip("openvino" if runtime.startswith("OpenVINO") else "onnxruntime")
     torch.manual_seed(0)
     net = tn.taper(tn.zoo.create("c10net", input_shape=(3, 16, 16)), torch.zeros(1, 3, 16, 16)).eval()
-    found = race(net, torch.randn(2, 3, 16, 16), [], [runtime], rounds=1, seconds=0.001)
+    data = tn.ImageData(torch.randn(50, 3, 16, 16), torch.zeros(50, dtype=torch.long), tuple("abcdefghij"))
+    data = replace(data, labels=net(data.as_float()).argmax(1))
+    found = race(net, data.as_float()[:8], [], [runtime], data=data, rounds=1, seconds=0.001)
     if runtime == "OpenVINO, bfloat16" and found.missing == {runtime: "the processor has no bfloat16"}:
         pytest.skip(found.missing[runtime])
     assert found.missing == {}
     assert found.timings[1].error < (1e-5 if PEERS[runtime].exact else 0.2)
+    assert found.timings[1].accuracy == pytest.approx(1.0, abs=0.0 if PEERS[runtime].exact else 0.2)

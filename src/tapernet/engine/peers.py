@@ -22,7 +22,8 @@ class Peer:
     """A runtime.
 
     Args:
-        prepare: makes a call of a module on a batch, with a number of threads.
+        prepare: makes a call of a module on a batch, with a number of threads. One that is not exact reads the batch
+            anew in every call.
         eager: whether it runs operations one by one, as PyTorch does by default.
         exact: whether it computes in float32.
     """

@@ -80,6 +80,7 @@ def race(
     budgets = [1.0, *(b for b in budgets if b != 1)]
     if len(budgets) > 1 and not isinstance(net, TaperedNet):
         raise ConfigError("a network without a dial has budget 1.0 alone: taper it first")
+    images = images.clone()  # other images come to lie in its place where accuracy is measured
     engines = _engines(net, images, budgets, threads, calibration, kernels)
     counted = images if data is None else data.as_float()[:COUNTED]
     whole = _Subnetwork.of(net, 1.0, counted, engines[ENGINE].choices)
@@ -91,7 +92,7 @@ def race(
             sub = whole if budget == 1 else _Subnetwork.of(net, budget, counted, engines[ENGINE].choices)
             calls, errors = _calls(sub, engines, images, budget, runtimes or list(PEERS), threads, missing)
             taken = _take_turns(calls, rounds, seconds)
-            found = {} if data is None else {n: _accuracy(e, data, budget) for n, e in engines.items()}
+            found = {} if data is None else _accuracies(engines, calls, images, data, budget)
             timings += [
                 _timing(runtime, sub, whole, budget, seconds, len(images), errors[runtime], found, timings)
                 for runtime, seconds in taken.items()
@@ -195,9 +196,30 @@ def _take_turns(calls: dict[str, Call], rounds: int, seconds: float) -> dict[str
     return taken
 
 
-def _accuracy(engine: Engine, data: ImageData, budget: Budget) -> float:
-    pairs = zip(torch.split(data.as_float(), 100), torch.split(data.labels, 100), strict=True)
-    return sum(int((engine(x, budget=budget).argmax(1) == y).sum()) for x, y in pairs) / len(data)
+def _accuracies(
+    engines: Mapping[str, Engine], calls: Mapping[str, Call], images: Tensor, data: ImageData, budget: Budget
+) -> dict[str, float]:
+    """Of the engines, and of the other runtimes that do not compute in float32."""
+    answers = {name: partial(engine, budget=budget) for name, engine in engines.items()}
+    found = {name: _accuracy(answer, data, 100) for name, answer in answers.items()}
+    for runtime, call in calls.items():
+        if runtime not in OWN and not PEERS[runtime].exact:
+            found[runtime] = _accuracy(partial(_in_place, call, images), data, len(images))
+    return found
+
+
+def _in_place(call: Call, images: Tensor, batch: Tensor) -> Tensor:
+    """What a runtime that reads `images` makes of a batch of as many or fewer, which is put in their place."""
+    before = images.clone()
+    images[: len(batch)] = batch
+    found = torch.as_tensor(call())[: len(batch)].clone()
+    images.copy_(before)
+    return found
+
+
+def _accuracy(answer: Callable[[Tensor], Tensor], data: ImageData, batch: int) -> float:
+    pairs = zip(torch.split(data.as_float(), batch), torch.split(data.labels, batch), strict=True)
+    return sum(int((answer(x).argmax(1) == y).sum()) for x, y in pairs) / len(data)
 
 
 def _timing(
