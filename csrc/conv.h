@@ -106,7 +106,7 @@ class VectorStep : public DividedStep {
       kernels_.dense({inputs, outputs, groups, count_groups,
                       static_cast<int>(products[0].chunks.size()) - 1, filters_.data(), filters_.stride(), begin, end,
                       end == part.end ? part.last_filters : kLanes, out_.layout.block(), finish_.scale.data(),
-                      finish_.shift.data(), finish_.low, finish_.high, large(filters_)});
+                      finish_.shift.data(), finish_.low, finish_.high, large(filters_) && gains_by_fetching()});
     }
   }
 
