@@ -104,10 +104,8 @@ def test_both_dials(budget: float) -> None:
         close(tn.compile(net)(x, budget=budget), by_torch(net, x))
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_random_layers_with_rounded_sums(kernels: str, data: st.DataObject) -> None:
+def drawn_layer(data: st.DataObject) -> tuple[nn.Module, TerminatingConv2d, torch.Tensor]:
+    """A network of one layer without checks and its ReLU, the layer itself, and images some of which are negative."""
     draw = data.draw
     torch.manual_seed(draw(st.integers(0, 99), "seed"))
     channels, filters = draw(st.integers(1, 40), "channels"), draw(st.integers(1, 70), "filters")
@@ -116,7 +114,15 @@ def test_random_layers_with_rounded_sums(kernels: str, data: st.DataObject) -> N
     x -= draw(st.sampled_from([0.0, 0.4, 2.0]), "lowest")
     net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x, bias_first=draw(st.booleans(), "bias first")).eval()
     (layer,) = terminating_layers(net).values()
-    layer.set_checks([tn.Check(bits=8, threshold=-draw(st.floats(0, 1), "threshold"))])
+    return net, layer, x
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_layers_with_rounded_sums(kernels: str, data: st.DataObject) -> None:
+    net, layer, x = drawn_layer(data)
+    layer.set_checks([tn.Check(bits=8, threshold=-data.draw(st.floats(0, 1), "threshold"))])
     close(tn.compile(net, x, kernels=kernels, choices={"0": "terminating"})(x), by_torch(net, x))
 
 
@@ -124,15 +130,8 @@ def test_random_layers_with_rounded_sums(kernels: str, data: st.DataObject) -> N
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_rounded_sums_that_are_passed_on(kernels: str, data: st.DataObject) -> None:
-    draw = data.draw
-    torch.manual_seed(draw(st.integers(0, 99), "seed"))
-    channels, filters = draw(st.integers(1, 40), "channels"), draw(st.integers(1, 70), "filters")
-    conv = drawn(data, channels, filters)
-    x = torch.rand(3, channels, draw(st.integers(9, 36), "h"), draw(st.integers(9, 36), "w"))
-    x -= draw(st.sampled_from([0.0, 0.4, 2.0]), "lowest")
-    net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x, bias_first=draw(st.booleans(), "bias first")).eval()
-    (layer,) = terminating_layers(net).values()
-    threshold = draw(st.sampled_from([0.1, 0.5, 2.0, 3e38]), "threshold")
+    net, layer, x = drawn_layer(data)
+    threshold = data.draw(st.sampled_from([0.1, 0.5, 2.0, 3e38]), "threshold")
     layer.set_checks([tn.Check(bits=8, threshold=threshold)])
     expected = by_torch(net, x)
     found = tn.compile(net, x, kernels=kernels, choices={"0": "terminating"})(x)
