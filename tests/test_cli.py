@@ -29,6 +29,13 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert [p.accuracy for p in first.points] == [p.accuracy for p in again.points]
 
 
+def test_a_teacher_is_named_and_asked_once_about_each_view(tmp_path: Path) -> None:
+    teach = ["--recipe", "FineTune", "--recipe.epochs", "2", "--recipe.taught", "0.5", "--settings.views", "1"]
+    arguments = ["train", *teach, "--teacher", "mlp-digits", "--run_dir", str(tmp_path / "run")]
+    assert main([*arguments, "--output", str(tmp_path / "net.safetensors")]) == 0
+    assert len(list((tmp_path / "run" / "answers").iterdir())) == 1
+
+
 def test_a_trained_network_of_the_zoo_is_evaluated_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--budgets", "[1.0]"]) == 0
     assert "mlp-digits" in capsys.readouterr().out
@@ -63,6 +70,7 @@ def test_a_recipe_that_is_named_has_its_own_defaults(recipe: Recipe, capsys: pyt
         (["train", "--recipe", "TESLA", "--recipe.alpha", "3"], "alpha lies between 0 and 1"),
         (["train", "--recipe", "TESLA", "--recipe.alpha", "x"], "float'>. Got value: x"),
         (["train", "--recipe.alpha", "3"], "needs the recipe's name: --recipe FineTune | IDP |"),
+        (["train", "--teacher", "mlp-digit"], "no trained network of that name: mlp-digit"),
         (["train", "--settings.lrr", "3"], "did you mean 'settings.lr'"),
         (["train", "--settings.batch_size", "many"], "settings.batch_size"),
         (["train", "--settings.optimizer", "adm"], "did you mean 'adam'"),

@@ -1,10 +1,12 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tapernet.data import load_data
 from tapernet.errors import ConfigError, FileError
-from tapernet.experiment.common import Results, unchanged
+from tapernet.experiment.common import Results, input_spec, open_teacher, unchanged
 from tapernet.files import read_json
 
 USUAL = {"settings": {"lr": 0.1, "new": 0}, "base": {"settings": {"new": 0}}}
@@ -83,3 +85,14 @@ def test_a_place_that_cannot_be_written_is_told_before_hours_of_training(tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="cannot write"):
         Results(tmp_path / "file" / "a.json", "title", ["a"])
+
+
+def test_a_teacher_knows_the_same_classes_on_the_same_scale() -> None:
+    spec = input_spec(load_data("digits").train, "digits")
+    assert open_teacher("mlp-digits", spec)(load_data("digits").test.as_float()[:2]).shape == (2, 10)
+    with pytest.raises(ConfigError, match="mlp-digits cannot teach here: it knows the classes 0, 1"):
+        open_teacher("mlp-digits", replace(spec, class_names=("a", "b")))
+    with pytest.raises(ConfigError, match="mlp-digits cannot teach here: its images had mean"):
+        open_teacher("mlp-digits", replace(spec, std=(0.5,)))
+    with pytest.raises(FileError, match="no trained network of that name: mlp-digit"):
+        open_teacher("mlp-digit", spec)

@@ -102,6 +102,26 @@ def test_a_stop_loses_nothing_and_more_points_may_be_asked_for(folder: Path, mon
     assert order == {p["point"]: p | {"commit": None} for p in more}
 
 
+def test_a_phase_may_have_a_teacher_of_its_own(folder: Path) -> None:
+    path = folder / "figure.yaml"
+    path.write_text(path.read_text().replace("tuning: {", "tuning: {taught: 0.9, teacher: mlp-digits, "))
+    text = path.read_text().replace("settings: {lr: 0.003}}", "taught: 0.5, teacher: mlp-digits, settings: {views: 1}}")
+    path.write_text(text)
+    curves = run(folder, only=["baseline", "control", "taught"])
+    assert curves["control"]["config"]["base"]["teacher"] == "mlp-digits"
+    shares = {name: curves[name]["config"]["training"]["taught"] for name in ("control", "taught")}
+    assert shares == {"control": 0.9, "taught": 1.0}
+    # One view, asked about once: the base's; the fine-tuning asks step by step.
+    assert len(list((folder / "runs" / "answers").iterdir())) == 1
+
+
+def test_a_base_that_nobody_teaches_is_refused(folder: Path) -> None:
+    path = folder / "figure.yaml"
+    path.write_text(path.read_text().replace("base: {epochs: 2,", "base: {epochs: 2, taught: 0.5,"))
+    with pytest.raises(ConfigError, match="base: a share of the labels is taught, but no teacher is named"):
+        run(folder)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -38,6 +38,7 @@ def test_images_grow_from_pair_to_pair() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"views": 0}, "views is a whole number from 1, or null for new ones, not 0"),
         ({"optimizer": "adm"}, "did you mean 'adam'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"profile_order": "isotnic"}, "did you mean 'isotonic'"),

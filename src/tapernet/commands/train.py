@@ -7,7 +7,7 @@ import torch
 
 from tapernet.commands.console import show
 from tapernet.data import load_data
-from tapernet.experiment.common import ModelConfig, input_spec, make_net
+from tapernet.experiment.common import ModelConfig, input_spec, make_net, open_teacher
 from tapernet.files import check_writable
 from tapernet.measure.curve import evaluate as measure
 from tapernet.saving import save
@@ -29,6 +29,7 @@ def train(
     validation: float = 0.1,
     output: str = "net.safetensors",
     run_dir: str | None = None,
+    teacher: str | None = None,
 ) -> None:
     """Trains one network for every budget, prints its table, and saves it beside its curve (.json, .csv, .png).
 
@@ -41,6 +42,8 @@ def train(
         validation: share of the training images held out for early stopping.
         output: file of the trained network.
         run_dir: folder for checkpoint and logs; a run that was killed goes on from there.
+        teacher: a saved network, or the name of a trained one, for recipes with a share `taught`; it was trained on
+            images of the same classes, standardised alike.
     """
     path = Path(output)
     check_writable(path, beside=CURVE)
@@ -49,10 +52,13 @@ def train(
     learn, held_out = splits.train.split(validation, seed=settings.seed)
     torch.manual_seed(settings.seed)
     net = make_net(model, profile, splits.train)
-    history = fit(net, learn, held_out, recipe, settings, run_dir=run_dir)
+    spec = input_spec(splits.train, None if Path(data).is_dir() else data)
+    taught_by = None if teacher is None else open_teacher(teacher, spec)
+    answers = None if run_dir is None else Path(run_dir) / "answers"
+    history = fit(net, learn, held_out, recipe, settings, run_dir=run_dir, teacher=taught_by, answers=answers)
     if int(os.environ.get("RANK", "0")):
         return  # of several processes, torchrun's first one writes and prints
-    save(net, path, input_spec(splits.train, None if Path(data).is_dir() else data))
+    save(net, path, spec)
     curve = measure(net, splits.test, name=f"{type(recipe).__name__} on {splits.name}")
     show(curve.table())
     for suffix in CURVE:

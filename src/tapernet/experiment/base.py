@@ -1,5 +1,6 @@
 """Training with one budget inside experiments: the network that several curves start from, and fine-tuning."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,16 @@ import torch
 from torch import nn
 
 from tapernet.data import ImageData, Splits
-from tapernet.experiment.common import ModelConfig, input_spec, make_plain
+from tapernet.errors import ConfigError
+from tapernet.experiment.common import ModelConfig, input_spec, make_plain, open_teacher
 from tapernet.saving import InputSpec, save
 from tapernet.train.loop import History, fit
 from tapernet.train.recipes import FineTune
 from tapernet.train.settings import Settings
 
 NETWORK = "net.safetensors"
+ANSWERS = "answers"
+"""Folder of what teachers say, in that of an experiment's runs."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,15 @@ class Phase:
         epochs: all are run, and the last weights kept.
         settings: optimizer, batch size and the like; the seed is the experiment's.
         mac_penalty: factor of the share of MACs done in the loss.
-        taught: share of the labels that the network at the start of all curves gives.
+        taught: share of the labels that a teacher gives.
+        teacher: file of a plain network, or the name of a trained one; the network at the start of all curves if empty.
     """
 
     epochs: int
     settings: Settings = field(default_factory=Settings)
     mac_penalty: float = 0.0
     taught: float = 0.0
+    teacher: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,40 @@ class Split:
         return Split(train, val, seed, input_spec(train, source))
 
 
-def train_phase(net: nn.Module, phase: Phase, data: Split, folder: Path, teacher: nn.Module | None = None) -> History:
-    """Trains `net` in place, or goes on where a stopped run was, and leaves it in the folder as `NETWORK`."""
+def train_phase(
+    net: nn.Module, phase: Phase, data: Split, folder: Path, answers: Path, start: Callable[[], nn.Module] | None = None
+) -> History:
+    """Trains `net` in place, or goes on where a stopped run was, and leaves it in the folder as `NETWORK`.
+
+    Args:
+        net: what is trained.
+        phase: how.
+        data: on what.
+        folder: of this training alone.
+        answers: folder that trainings share, for what their teachers say.
+        start: gives the network at the start of all curves; None before there is one.
+
+    Raises:
+        ConfigError: a phase without a teacher that is taught before there is such a network; a teacher that knows other
+            images.
+    """
     recipe = FineTune(epochs=phase.epochs, mac_penalty=phase.mac_penalty, taught=phase.taught)
     settings = replace(phase.settings, seed=data.seed)
-    history = fit(net, data.train, data.val, recipe, settings, run_dir=folder, teacher=teacher)
+    teacher = _teacher(phase, data, start)
+    history = fit(net, data.train, data.val, recipe, settings, run_dir=folder, teacher=teacher, answers=answers)
     if not (folder / NETWORK).exists():
         save(net, folder / NETWORK, data.spec)
     return history
+
+
+def _teacher(phase: Phase, data: Split, start: Callable[[], nn.Module] | None) -> nn.Module | None:
+    if not phase.taught:
+        return None
+    if phase.teacher:
+        return open_teacher(phase.teacher, data.spec)
+    if start is None:
+        raise ConfigError("base: a share of the labels is taught, but no teacher is named")
+    return start()
 
 
 def new_network(model: ModelConfig, data: Split) -> nn.Module:
@@ -77,7 +109,7 @@ def new_network(model: ModelConfig, data: Split) -> nn.Module:
 def trained_base(model: ModelConfig, phase: Phase, data: Split, runs: Path) -> nn.Module:
     """The plain network that the curves of one seed start from; trained once, in a folder of its own."""
     net = new_network(model, data)
-    train_phase(net, phase, data, runs / "base" / f"seed{data.seed}")
+    train_phase(net, phase, data, runs / "base" / f"seed{data.seed}", runs / ANSWERS)
     return net
 
 

@@ -22,7 +22,8 @@ from tapernet.errors import ConfigError, FileError
 from tapernet.files import check_writable, read_json, write_json
 from tapernet.nn.net import TaperedNet
 from tapernet.registry import unknown
-from tapernet.saving import InputSpec
+from tapernet.saving import InputSpec, load_with_spec
+from tapernet.zoo import trained
 from tapernet.zoo.imagenet import load_imagenet
 
 
@@ -33,6 +34,9 @@ class Named(Protocol):
     def name(self) -> str:
         """Unique in its figure."""
 
+
+SAME_SCALE = 1e-3
+"""Means and deviations of two copies of one data set differ by less, in units where white is 1."""
 
 N = TypeVar("N", bound=Named)
 Curve: TypeAlias = dict[str, Any]
@@ -194,6 +198,29 @@ def make_plain(model: ModelConfig, data: ImageData) -> nn.Module:
 def input_spec(data: ImageData, source: str | None) -> InputSpec:
     """How a data set's images are prepared, and where it is found again."""
     return InputSpec(data.mean, data.std, data.class_names, source)
+
+
+def open_teacher(name: str, spec: InputSpec) -> nn.Module:
+    """A saved network that teaches another one.
+
+    Args:
+        name: its file, or its name if it comes with the library.
+        spec: how the images are prepared on which it will teach.
+
+    Raises:
+        FileError: there is no such network.
+        ConfigError: it was trained on images that were standardised otherwise, or on other classes.
+    """
+    teacher, known = load_with_spec(trained.find(name))
+    if known is None:
+        return teacher
+    if known.class_names != spec.class_names:
+        raise ConfigError(f"{name} cannot teach here: it knows the classes {', '.join(known.class_names[:5])}, ...")
+    gaps = [abs(a - b) for a, b in zip((*known.mean, *known.std), (*spec.mean, *spec.std), strict=True)]
+    if max(gaps) > SAME_SCALE:
+        raise ConfigError(f"{name} cannot teach here: its images had mean {known.mean} and deviation {known.std}, "
+                          f"these have {spec.mean} and {spec.std}")  # fmt: skip
+    return teacher
 
 
 def slug(name: str) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
-from tapernet.experiment.base import Phase, Split, plain_phase, train_phase, trained_base
+from tapernet.experiment.base import ANSWERS, Phase, Split, plain_phase, train_phase, trained_base
 from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, hardware, slug
 from tapernet.experiment.methods import METHODS
 from tapernet.measure.accuracy import accuracies
@@ -35,7 +35,7 @@ class CurveConfig:
         points: what the method takes from point to point: a tolerance, or a share of filters.
         training: "tuning" for the experiment's fine-tuning, "base" for its base training, "none", or one of its phases.
         mac_penalty: factor of the share of MACs done in the loss of the training.
-        taught: share of the labels in the training that the base network gives.
+        taught: share of the labels in the training that its teacher gives; null is the training's own.
         paper: the paper's points, as MACs and accuracy in [0, 1].
     """
 
@@ -45,7 +45,7 @@ class CurveConfig:
     points: list[float] = field(default_factory=lambda: [0.0])
     training: str = "tuning"
     mac_penalty: float = 0.0
-    taught: float = 0.0
+    taught: float | None = None
     paper: list[list[float]] | None = None
 
 
@@ -126,8 +126,7 @@ class _Start:
             return {**same, "point": point}
         phase = _phase(self.experiment, config)
         if phase is not None:
-            teacher = self._base() if phase.taught else None
-            history = train_phase(net, phase, self.data, folder, teacher)
+            history = train_phase(net, phase, self.data, folder, self.runs / ANSWERS, self._base)
             after = self._measure(net)
         return {
             "seed": self.data.seed, "point": point, **after, "before": before,
@@ -182,7 +181,10 @@ def _phase(experiment: Experiment, config: CurveConfig) -> Phase | None:
     if config.training not in phases:
         raise ConfigError(unknown("training", config.training, phases))
     phase = phases[config.training]
-    return phase and replace(phase, mac_penalty=config.mac_penalty, taught=config.taught)
+    if phase is None:
+        return None
+    taught = phase.taught if config.taught is None else config.taught
+    return replace(phase, mac_penalty=config.mac_penalty, taught=taught)
 
 
 def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """The training loop, one for every recipe, on Lightning Fabric."""
 
-import hashlib
-import json
 import os
 import random
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,9 @@ from tapernet.measure.accuracy import accuracies
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.narrow import narrowed
 from tapernet.nn.net import TaperedNet
+from tapernet.train.augmented import AugmentedViews
 from tapernet.train.checkpoint import RunState, load_checkpoint, save_checkpoint
+from tapernet.train.digest import chosen, digest
 from tapernet.train.early_stopping import EarlyStopping
 from tapernet.train.objective import ObjectiveLoss, Step
 from tapernet.train.recipes import Recipe, Stage
@@ -36,8 +36,6 @@ from tapernet.train.small_maps import SmallMaps
 
 CALIBRATION_IMAGES = 1024
 CHECKPOINT = "checkpoint.safetensors"
-DIGEST_IMAGES = 64
-"""So many tell one data set from another, spread over it; all would take as long as an epoch of a small network."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ def fit(
     fabric: Fabric | None = None,
     progress: bool = True,
     teacher: nn.Module | None = None,
+    answers: str | Path | None = None,
 ) -> History:
     """Trains `net` in place by a recipe.
 
@@ -80,6 +79,8 @@ def fit(
         fabric: for devices, precision and processes of your choosing; by default those of `torchrun`, else one process.
         progress: show a progress bar.
         teacher: a trained network, for recipes with a share `taught`; it takes the same images and stays as it is.
+        answers: folder where the teacher's scores are kept for other runs, if `settings.views` has it asked but once
+            about each view.
 
     Raises:
         DataError: the images or labels do not fit the network, or the teacher.
@@ -96,7 +97,8 @@ def fit(
     if teacher is not None:
         _check_teacher(teacher, net, train)
     fabric = fabric or make_fabric(settings.precision)
-    run = _Run(net, train, val, recipe, settings, fabric, None if run_dir is None else Path(run_dir), teacher)
+    folder, kept = (None if path is None else Path(path) for path in (run_dir, answers))
+    run = _Run(net, train, val, recipe, settings, fabric, folder, teacher, kept)
     with torch.random.fork_rng(devices=[]), Report(run.log_folder, progress and fabric.is_global_zero) as report:
         run.go(report)
     return History(run.state.history, run.state.finished, run.state.seconds / 60)
@@ -169,25 +171,27 @@ class _Run:
 
     def __init__(
         self, net: nn.Module, train: ImageData, val: ImageData, recipe: Recipe, settings: Settings, fabric: Fabric,
-        folder: Path | None, teacher: nn.Module | None,
+        folder: Path | None, teacher: nn.Module | None, answers: Path | None,
     ) -> None:  # fmt: skip
         self.teacher = teacher if teacher is None else teacher.to(fabric.device)
         self.net, self.recipe, self.settings, self.fabric, self.folder = net, recipe, settings, fabric, folder
         net.to(fabric.device)
         if settings.channels_last:
             # A convolution takes the layout of its weight, whatever that of the images.
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for module in (net, self.teacher) if self.teacher else (net,):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batch-norm statistics are measured when they are needed and dropped again: checkpoints hold weights alone.
         self._forget_statistics()
         # These are the network's own tensors: while a stage works on narrowed views of them, they stay up to date.
         self.whole = net.state_dict()
         self.images, self.labels, self.black = train.as_float(), train.labels, train.black
+        self.views = AugmentedViews(train, settings, self.teacher, answers, fabric.autocast) if settings.views else None
         self.val_images, self.val_labels = val.as_float(), val.labels
         self.state = RunState(EarlyStopping(None))
         self.best: dict[str, Tensor] = {}
         shapes = [tuple(t.shape) for t in self.whole.values()]
-        self.name = f"{_chosen(recipe)}, {_chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
-        self.content = _digest(net, teacher, train, val)
+        self.name = f"{chosen(recipe)}, {chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
+        self.content = digest(net, teacher, [train, val])
 
     @property
     def log_folder(self) -> Path | None:
@@ -255,7 +259,7 @@ class _Run:
                 there = "no teacher" if self.teacher is None else "a teacher"
                 raise ConfigError(f"{stage.task}: a share that is taught and a teacher need each other, but the recipe "
                                   f"says {objective.taught}, and there is {there}")  # fmt: skip
-            loss = ObjectiveLoss(self.net, objective, self.teacher)
+            loss = ObjectiveLoss(self.net, objective, None if self.views else self.teacher)
             wrapped = self.fabric.setup(loss, *optimizers, move_to_device=False)
             if self.settings.precision == "bf16-mixed":
                 stack.enter_context(SmallMaps())
@@ -273,14 +277,17 @@ class _Run:
         total, seen = torch.zeros((), device=self.fabric.device), 0
         steps = -(-len(self.labels) // settings.batch_size)
         side = settings.side_at(state.epoch)
+        whole, answers, changes = self.images, self.labels, settings.augment
+        if self.views:
+            (whole, answers), changes = self.views.at(state.epoch, stage.objective.taught), ()
         for done, indices in enumerate(batches(len(self.labels), settings.batch_size, shared)):
             lr = settings.lr_at(state.epoch + done / steps, stage.max_epochs)
             for group in optimizers[0].param_groups:
                 group["lr"] = lr
-            images = augment(self.images[indices], settings.augment, shared, self.black)[rank::world]
+            images = augment(whole[indices], changes, shared, self.black)[rank::world]
             if side is not None:
                 images = shrink(images, side)
-            labels = self.labels[indices][rank::world]
+            labels = answers[indices][rank::world]
             # Processes average their gradients, so dividing by the mean share makes the sum the whole batch's mean.
             step = Step(stage.objective.draw(rng), len(indices) / world)
             value = loss(self.fabric.to_device(images), self.fabric.to_device(labels), step)
@@ -324,28 +331,6 @@ class _Run:
         if path is not None and self.fabric.is_global_zero:
             save_checkpoint(path, self.name, self.content, self.state, self.whole, self.best, optimizers)
         self.fabric.barrier()
-
-
-def _chosen(options: Any) -> str:
-    """A dataclass as its constructor with what differs from the defaults, which later options do not change."""
-    given = [(f.name, getattr(options, f.name)) for f in fields(options) if getattr(options, f.name) != f.default]
-    return f"{type(options).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
-
-
-def _digest(net: nn.Module, teacher: nn.Module | None, *parts: ImageData) -> str:
-    """Of what decides a run beside its options: how the network is cut, a teacher, the labels, and some images."""
-    options = net.options if isinstance(net, TaperedNet) else {}
-    cut = [options.get(key) for key in ("profile", "keep", "multiple")]
-    # Rounded, since sums over all images depend on the number of threads.
-    scales = [[round(value, 4) for value in (*data.mean, *data.std)] for data in parts]
-    digest = hashlib.sha256(json.dumps([cut, scales]).encode())
-    for data in parts:
-        some = torch.linspace(0, len(data) - 1, DIGEST_IMAGES).long()
-        digest.update(data.labels.cpu().numpy().tobytes())
-        digest.update(data.images[some].double().cpu().numpy().tobytes())
-    for tensor in () if teacher is None else teacher.state_dict().values():
-        digest.update(tensor.double().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _next(stages: Any, epochs: int | None) -> Stage | None:

@@ -145,7 +145,7 @@ class ObjectiveLoss(nn.Module):
         net: the network; any module, if the objective asks for budget 1.0 alone.
         objective: what is trained; the terms of a step are given with it.
         teacher: whose output is the taught share of the labels, another network than `net`; run in eval mode, without
-            gradients.
+            gradients. None if there is none, or if y is of its making already.
     """
 
     def __init__(self, net: nn.Module, objective: Objective, teacher: nn.Module | None = None) -> None:
@@ -157,7 +157,7 @@ class ObjectiveLoss(nn.Module):
     def forward(self, x: Tensor, y: Tensor, step: Step) -> Tensor:
         """Weighted sum over the step's terms of the cross-entropy, summed over the batch and divided by its divisor.
 
-        Shapes: x (batch, channels, height, width), y (batch,), result ().
+        Shapes: x (batch, channels, height, width), y (batch,) or, as probabilities, (batch, classes), result ().
 
         Raises:
             ConfigError: a penalty on a network without terminating layers, or a weight for a layer that it lacks.

@@ -30,6 +30,8 @@ class Settings:
         profile_lr: Adam's learning rate for a trainable profile.
         profile_order: one of `tapernet.profile.PROFILE_ORDERS`: "cumulative-minimum" as in the paper, or "isotonic".
         augment: names of augmentations, in the order in which they are applied.
+        views: of each image there are so many augmented views, one an epoch in turn, in place of a new one every epoch;
+            a teacher is then asked once about each. None for new ones.
         sides: (epochs, pixels) pairs: images of each stage's first epochs are shrunk to so many pixels a side, then to
             the next pair's, and are whole after the last. An epoch at half the side takes about a quarter of the time;
             the network must take every size. Validation is at the whole size.
@@ -49,6 +51,7 @@ class Settings:
     profile_lr: float = 1e-3
     profile_order: str = "cumulative-minimum"
     augment: tuple[str, ...] = ()
+    views: int | None = None
     sides: tuple[tuple[int, int], ...] = ()
     channels_last: bool = False
     precision: str = "32-true"
@@ -64,6 +67,8 @@ class Settings:
                 raise ConfigError(unknown(kind, name, valid))
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ConfigError(f"batch_size is a whole number from 1, not {self.batch_size!r}")
+        if self.views is not None and (not isinstance(self.views, int) or self.views < 1):
+            raise ConfigError(f"views is a whole number from 1, or null for new ones, not {self.views!r}")
         for field in ("lr", "profile_lr"):
             if not getattr(self, field) > 0:
                 raise ConfigError(f"{field} is above 0, not {getattr(self, field)!r}")
