@@ -345,8 +345,8 @@ def test_per_filter_prefers_filters_that_harm_no_margin() -> None:
 def test_per_filter_harm_is_the_margins_derivative() -> None:
     net, (images, labels) = problem("chain", 4)
     path, check = "4", Check(share=0.2)
-    table = _Table.empty(terminating_layers(net)[path], [check])
-    _measure(net, images, labels, {path: table})
+    table = _Table.empty(terminating_layers(net)[path], [(check,)])
+    _measure(net, (images, labels), {path: table}, 2)
     layer, filter_ = table.layer, 3
     stopped: list[Tensor] = []
 
@@ -373,6 +373,50 @@ def test_per_filter_harm_is_the_margins_derivative() -> None:
     expected = ((margins(1.001) - margins(0.999)) / 0.002).abs().sum().item()
     assert expected > 0
     assert table.harm[0, filter_].item() == pytest.approx(expected, rel=0.02)
+
+
+def test_a_filter_may_have_several_checks_and_then_saves_more() -> None:
+    saved, most = [], []
+    for checks in (1, 2, 3):
+        net, data = problem("c10net", 100)
+        options = {"shares": (0.05, 0.2, 0.5), "thresholds": (-0.5, 0.0, 0.5), "checks": checks}
+        placement = place_checks(net, data, tolerance=0.3, method="per-filter", **options)
+        assert placement.accuracy_before - placement.accuracy < 0.3
+        saved.append(count_termination(net, data).saved)
+        most.append(max(len(layer.checks) for layer in terminating_layers(net).values()))
+        for layer in terminating_layers(net).values():
+            positions = [check.positions(layer.terms, layer.terms, layer.out_channels) for check in layer.checks]
+            for of_filter in zip(*positions, strict=True):
+                real = [position for position in of_filter if position < layer.terms]
+                assert real == sorted(set(real))
+    assert most == [1, 2, 3]
+    assert saved[1] > saved[0] + 0.01
+
+
+def test_what_the_table_promises_of_a_layer_is_what_it_does() -> None:
+    net, (images, labels) = problem("chain")
+    layer = terminating_layers(net)["0"]
+    candidates = [Check(share=share, threshold=threshold) for share in (0.1, 0.25, 0.5) for threshold in (-1.0, -0.5)]
+    table = _Table.empty(layer, [(check,) for check in candidates])
+    price = 0.0
+    for _ in range(2):
+        _measure(net, (images, labels), {"0": table}, 25)
+        price = (table.saved / table.harm).quantile(0.7).item()
+        table.add_earlier(candidates, price)
+    _measure(net, (images, labels), {"0": table}, 25)
+    assert len(table.checks_at(price)) > 1
+    assert -1 in table.best(30 * price)  # then some filters are better without
+    for each in (price, 30 * price):
+        layer.set_checks(table.checks_at(each))
+        promised = sum(table.saved[number, f].item() for f, number in enumerate(table.best(each)) if number >= 0)
+        (counted,) = (found for found in count_termination(net, (images, labels)).layers if found.path == "0")
+        assert counted.total - counted.done == pytest.approx(promised)
+
+
+def test_per_filter_needs_a_check() -> None:
+    net, data = problem("c10net")
+    with pytest.raises(ConfigError, match="one check or more, not 0"):
+        place_checks(net, data, tolerance=0.2, method="per-filter", checks=0)
 
 
 def test_per_filter_needs_the_full_width() -> None:

@@ -30,6 +30,7 @@ def per_filter(
     memory: int = 4 * GIGABYTE,
     sample: int = 2500,
     halvings: int = 14,
+    checks: int = 1,
 ) -> Placement:
     """Each filter takes the check with the greatest saving - price * harm; the lowest tolerated price is searched.
 
@@ -50,23 +51,33 @@ def per_filter(
         memory: bytes of activations that may be kept.
         sample: images on which prices are tried first.
         halvings: prices tried on the sample.
+        checks: that a filter may have, from 1. Every further one comes before those that the filters have at the price
+            found so far; then the price is searched anew.
 
     Raises:
-        ConfigError: a dial below 1.0.
+        ConfigError: a dial below 1.0; fewer than one check.
     """
+    if checks < 1:
+        raise ConfigError(f"a filter may have one check or more, not {checks!r}")
     some = spread_sample(images, labels, sample)
     candidates = [Check(share=share, threshold=threshold) for share, threshold in product(shares, thresholds)]
-    tables = {path: _Table.empty(layer, candidates) for path, layer in terminating_layers(net).items()}
-    for x, y in zip(torch.split(some[0], batch_size), torch.split(some[1], batch_size), strict=True):
-        _measure(net, x, y, tables)
+    choices = [(check,) for check in candidates]
+    tables = {path: _Table.empty(layer, choices) for path, layer in terminating_layers(net).items()}
+    _measure(net, some, tables, batch_size)
     guide = Rerun(net, *some, batch_size=batch_size, memory=0)
     untouched = guide.checks
     prices = _tolerated_prices(guide, tables, tolerance, halvings)
+    for _ in range(checks - 1):
+        for table in tables.values():
+            table.add_earlier(candidates, prices[0])
+        guide.checks = untouched
+        _measure(net, some, tables, batch_size)
+        prices = _tolerated_prices(guide, tables, tolerance, halvings)
     rerun = Rerun(net, images, labels, batch_size=batch_size, memory=0)
     rerun.checks = untouched
     before, _ = rerun.run_all()
     least = least_right(before, len(images), tolerance)
-    trials = halvings
+    trials = halvings * checks
     for price in prices:
         rerun.checks = checks_at(tables, price)
         trials += 1
@@ -78,51 +89,80 @@ def per_filter(
 
 @dataclass
 class _Table:
-    """What each check would do in each filter of a layer, over the images measured so far.
+    """What each choice of checks would do in each filter of a layer, over the images measured so far.
 
     Args:
         layer: the layer.
-        candidates: the checks.
-        saved: MACs, shape (candidates, filters).
+        choices: the checks of each, first position first; one that has nothing to do in a filter is at its end.
+        saved: MACs, shape (choices, filters).
         harm: of the margins, same shape.
+        measured: so many of the choices were.
     """
 
     layer: TerminatingConv2d
-    candidates: Sequence[Check]
+    choices: list[tuple[Check, ...]]
     saved: Tensor
     harm: Tensor
+    measured: int = 0
 
     @classmethod
-    def empty(cls, layer: TerminatingConv2d, candidates: Sequence[Check]) -> "_Table":
+    def empty(cls, layer: TerminatingConv2d, choices: Sequence[tuple[Check, ...]]) -> "_Table":
         """Nothing measured."""
-        zeros = torch.zeros(len(candidates), layer.out_channels, dtype=torch.float64)
-        return cls(layer, candidates, zeros, zeros.clone())
+        zeros = torch.zeros(len(choices), layer.out_channels, dtype=torch.float64)
+        return cls(layer, list(choices), zeros, zeros.clone())
 
     def add(self, x: Tensor, gradient: Tensor) -> None:
         """Counts the outputs of one batch of the layer's inputs, given the margins' gradient by them."""
         if x.shape[1] != self.layer.in_channels or gradient.shape[1] != self.layer.out_channels:
             raise ConfigError("checks are placed per filter at budget 1.0: extract the sub-network first")
-        for i, check in enumerate(self.candidates):
-            outcome = _outcome(self.layer, x, check)
+        for i, checks in enumerate(self.choices[self.measured :], self.measured):
+            outcome = _outcome(self.layer, x, checks)
             lost = (outcome.full * gradient * outcome.stopped).flatten(2).sum(2)
             self.harm[i] += lost.abs().sum(0).cpu()
             self.saved[i] += outcome.saved().sum(0).cpu()
 
-    def check_at(self, price: float) -> tuple[Check, ...]:
-        """Every filter's best check at a price of harm in MACs; a position at the end where none is worth it."""
+    def best(self, price: float) -> list[int]:
+        """Every filter's best choice at a price of harm in MACs; -1 where none is worth it."""
         worth, best = (self.saved - price * self.harm).max(0)
+        return torch.where(worth > 0, best, -1).tolist()
+
+    def checks_at(self, price: float) -> tuple[Check, ...]:
+        """The layer's checks at a price."""
+        return self.joined(self.best(price))
+
+    def joined(self, chosen: Sequence[int]) -> tuple[Check, ...]:
+        """One choice for each filter, -1 for none, as checks of the layer; those with nothing to do are left out."""
         terms, filters = self.layer.terms, self.layer.out_channels
-        positions = [check.positions(terms, terms, filters)[0] for check in self.candidates]
-        thresholds = [check.thresholds(filters)[0] for check in self.candidates]
-        taken = [(positions[b], thresholds[b]) if w > 0 else (terms, 0.0) for w, b in zip(worth, best, strict=True)]
-        if all(position == terms for position, _ in taken):
-            return ()
-        return (Check(position=[p for p, _ in taken], threshold=[t for _, t in taken]),)
+        slots = max(len(checks) for checks in self.choices)
+        positions, thresholds = [[terms] * filters for _ in range(slots)], [[0.0] * filters for _ in range(slots)]
+        for f, number in enumerate(chosen):
+            checks = self.choices[number] if number >= 0 else ()
+            for slot, check in enumerate(checks, slots - len(checks)):
+                positions[slot][f] = check.positions(terms, terms, filters)[f]
+                thresholds[slot][f] = check.thresholds(filters)[f]
+        joined = zip(positions, thresholds, strict=True)
+        return tuple(Check(position=p, threshold=t) for p, t in joined if min(p) < terms)
+
+    def add_earlier(self, candidates: Sequence[Check], price: float) -> None:
+        """Adds choices: each candidate before the checks that a filter has at a price, if it comes before them."""
+        terms, filters = self.layer.terms, self.layer.out_channels
+        later = self.checks_at(price)
+        if not later:
+            return
+        first = [min(p) for p in zip(*(c.positions(terms, terms, filters) for c in later), strict=True)]
+        self.measured = len(self.choices)
+        for candidate in candidates:
+            pairs = zip(candidate.positions(terms, terms, filters), first, strict=True)
+            early = [position if position < limit else terms for position, limit in pairs]
+            if min(early) < terms:
+                self.choices.append((Check(position=early, threshold=candidate.threshold), *later))
+        more = torch.zeros(len(self.choices) - self.measured, filters, dtype=torch.float64)
+        self.saved, self.harm = torch.cat([self.saved, more]), torch.cat([self.harm, more])
 
 
 def checks_at(tables: dict[str, _Table], price: float) -> Checks:
     """The checks of all layers at a price."""
-    return {path: table.check_at(price) for path, table in tables.items()}
+    return {path: table.checks_at(price) for path, table in tables.items()}
 
 
 def _tolerated_prices(guide: Rerun, tables: dict[str, _Table], tolerance: float, halvings: int) -> list[float]:
@@ -148,8 +188,15 @@ def _tolerated_prices(guide: Rerun, tables: dict[str, _Table], tolerance: float,
     return [math.exp(high + rise) for rise in rises if high + rise < top] + [math.exp(top)]
 
 
-def _measure(net: nn.Module, images: Tensor, labels: Tensor, tables: dict[str, _Table]) -> None:
-    """Adds one batch to the tables."""
+def _measure(net: nn.Module, some: tuple[Tensor, Tensor], tables: dict[str, _Table], batch_size: int) -> None:
+    """Measures those choices of the tables that are not, on some images."""
+    for x, y in zip(*(torch.split(part, batch_size) for part in some), strict=True):
+        _measure_batch(net, x, y, tables)
+    for table in tables.values():
+        table.measured = len(table.choices)
+
+
+def _measure_batch(net: nn.Module, images: Tensor, labels: Tensor, tables: dict[str, _Table]) -> None:
     with _recorded(tables) as calls, eval_mode(net), torch.enable_grad():
         scores = net(images)
         own = scores.gather(1, labels[:, None])[:, 0]
@@ -182,12 +229,12 @@ def _recorded(tables: dict[str, _Table]) -> Iterator[list[tuple[str, Tensor, Ten
             handle.remove()
 
 
-def _outcome(layer: TerminatingConv2d, x: Tensor, check: Check) -> Outcome:
-    """What the layer would do with one check."""
+def _outcome(layer: TerminatingConv2d, x: Tensor, checks: Sequence[Check]) -> Outcome:
+    """What the layer would do with some checks."""
     seen: list[Outcome] = []
     before, layer.observer = layer.observer, seen.append
     try:
-        layer.set_checks([check])
+        layer.set_checks(checks)
         layer.forward(x)
     finally:
         layer.observer = before
