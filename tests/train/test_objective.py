@@ -68,6 +68,28 @@ def test_a_teacher_gives_a_share_of_the_labels(plain: nn.Module) -> None:
     assert teacher.training
 
 
+def test_a_warm_teacher_gives_the_divergence_at_its_temperature(plain: nn.Module) -> None:
+    x, y = torch.randn(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    given = 5 * torch.randn(5, 3)
+    objective = Objective(FULL, taught=1.0, taught_temperature=4.0)
+    loss = ObjectiveLoss(plain, objective)(x, y, Step([(1.0, 1.0)], 5.0), given)
+    loss.backward()
+    gradient = plain.get_parameter("fc2.bias").grad
+    plain.zero_grad()
+    student, teacher = (plain(x) / 4).log_softmax(1), (given / 4).log_softmax(1)
+    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    (16 * divergence).backward()
+    torch.testing.assert_close(gradient, plain.get_parameter("fc2.bias").grad)
+    entropy = -(teacher.exp() * teacher).sum(1).mean()
+    torch.testing.assert_close(loss, 16 * (divergence + entropy))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_teacher_s_temperature_is_positive(temperature: float) -> None:
+    with pytest.raises(ConfigError, match="taught_temperature is positive"):
+        Objective({1.0: 1.0}, taught_temperature=temperature)
+
+
 @pytest.mark.parametrize("taught", [-0.1, 1.1, float("nan")])
 def test_a_share_to_be_taught_is_a_share(taught: float) -> None:
     with pytest.raises(ConfigError, match="share that is taught"):

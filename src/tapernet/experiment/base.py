@@ -30,6 +30,7 @@ class Phase:
         settings: optimizer, batch size and the like; the seed is the experiment's.
         mac_penalty: factor of the share of MACs done in the loss.
         taught: share of the labels that a teacher gives.
+        taught_temperature: of what it gives.
         teacher: file of a plain network, or the name of a trained one; the network at the start of all curves if empty.
     """
 
@@ -37,6 +38,7 @@ class Phase:
     settings: Settings = field(default_factory=Settings)
     mac_penalty: float = 0.0
     taught: float = 0.0
+    taught_temperature: float = 1.0
     teacher: str = ""
 
 
@@ -80,7 +82,10 @@ def train_phase(
         ConfigError: a phase without a teacher that is taught before there is such a network; a teacher that knows other
             images.
     """
-    recipe = FineTune(epochs=phase.epochs, mac_penalty=phase.mac_penalty, taught=phase.taught)
+    recipe = FineTune(
+        epochs=phase.epochs, mac_penalty=phase.mac_penalty, taught=phase.taught,
+        taught_temperature=phase.taught_temperature,
+    )  # fmt: skip
     settings = replace(phase.settings, seed=data.seed)
     teacher = _teacher(phase, data, start)
     history = fit(net, data.train, data.val, recipe, settings, run_dir=folder, teacher=teacher, answers=answers)

@@ -30,7 +30,7 @@ class AugmentedViews:
     Args:
         data: the training images.
         settings: how they are augmented and into how many `views`, and the seed.
-        teacher: what gives a share of the labels, in eval mode and without gradients; None for the labels alone.
+        teacher: whose scores are wanted, in eval mode and without gradients; None for images alone.
         folder: where its scores are kept for other runs on the same images with the same teacher, augmentation, seed
             and precision; None keeps them for this run alone. A file there that is not whole is made again.
         autocast: enters the precision that the teacher works in.
@@ -46,29 +46,19 @@ class AugmentedViews:
         self._number: int | None = None
         self._images = torch.empty(0)
 
-    def at(self, epoch: int, taught: float) -> tuple[Tensor, Tensor]:
+    def at(self, epoch: int) -> tuple[Tensor, Tensor | None]:
         """The view of an epoch, counted from 0.
 
-        Args:
-            epoch: of the stage.
-            taught: the teacher's share of the labels, in [0, 1]; 0 without a teacher.
-
         Returns:
-            Images (N, C, H, W), valid until the next call, and what is learned from: labels (N,), or with a teacher
-            probabilities (N, classes).
+            Images (N, C, H, W), valid until the next call, and the teacher's scores (N, classes), if there is one.
         """
         assert self._settings.views is not None
         number = epoch % self._settings.views
         if number != self._number:
             self._images, self._number = self._augmented(number), number
-        labels = self._data.labels
-        if self._teacher is None:
-            return self._images, labels
-        if number not in self._scores:
+        if self._teacher is not None and number not in self._scores:
             self._scores[number] = self._kept(number, self._teacher)
-        given = self._scores[number].float().softmax(1)
-        known = torch.nn.functional.one_hot(labels, given.shape[1]).to(given.dtype)
-        return self._images, torch.lerp(known, given, taught)
+        return self._images, self._scores.get(number)
 
     def _augmented(self, number: int) -> Tensor:
         generator = torch.Generator().manual_seed(_seed(f"{self._settings.seed} view {number}"))

@@ -277,9 +277,9 @@ class _Run:
         total, seen = torch.zeros((), device=self.fabric.device), 0
         steps = -(-len(self.labels) // settings.batch_size)
         side = settings.side_at(state.epoch)
-        whole, answers, changes = self.images, self.labels, settings.augment
+        whole, changes, scores = self.images, settings.augment, None
         if self.views:
-            (whole, answers), changes = self.views.at(state.epoch, stage.objective.taught), ()
+            (whole, scores), changes = self.views.at(state.epoch), ()
         for done, indices in enumerate(batches(len(self.labels), settings.batch_size, shared)):
             lr = settings.lr_at(state.epoch + done / steps, stage.max_epochs)
             for group in optimizers[0].param_groups:
@@ -287,10 +287,11 @@ class _Run:
             images = augment(whole[indices], changes, shared, self.black)[rank::world]
             if side is not None:
                 images = shrink(images, side)
-            labels = answers[indices][rank::world]
+            labels = self.labels[indices][rank::world]
+            given = None if scores is None else self.fabric.to_device(scores[indices][rank::world])
             # Processes average their gradients, so dividing by the mean share makes the sum the whole batch's mean.
             step = Step(stage.objective.draw(rng), len(indices) / world)
-            value = loss(self.fabric.to_device(images), self.fabric.to_device(labels), step)
+            value = loss(self.fabric.to_device(images), self.fabric.to_device(labels), step, given)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             self.fabric.backward(value)

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -77,15 +77,20 @@ class Objective:
         penalty: on the MACs of a terminating network.
         taught: how much of what the largest budget learns from, and without `distill` every one, is a teacher's
             output, the rest being the labels; in [0, 1].
+        taught_temperature: by which the scores of both are divided where the network learns from the teacher (Hinton et
+            al. 2015, section 2); above 1 a teacher that is sure of its answer still tells what else is like it.
     """
 
     weights: Mapping[float, float]
     distill: bool = False
     penalty: Penalty = NO_PENALTY
     taught: float = 0.0
+    taught_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         check_budgets(self.weights)
+        if not 0 < self.taught_temperature < math.inf:
+            raise ConfigError(f"taught_temperature is positive, not {self.taught_temperature!r}")
         if not 0 <= self.taught <= 1:
             raise ConfigError(f"the share that is taught is in [0, 1], but is {self.taught!r}")
 
@@ -104,7 +109,7 @@ class Objective:
         to_percent(budget)
         weights = {b: (1 - alpha) * w for b, w in self.weights.items()}
         weights[budget] = weights.get(budget, 0.0) + alpha
-        return Objective(weights, self.distill, self.penalty, self.taught)
+        return replace(self, weights=weights)
 
     def draw(self, rng: random.Random) -> Terms:
         """The terms of one step."""
@@ -145,7 +150,7 @@ class ObjectiveLoss(nn.Module):
         net: the network; any module, if the objective asks for budget 1.0 alone.
         objective: what is trained; the terms of a step are given with it.
         teacher: whose output is the taught share of the labels, another network than `net`; run in eval mode, without
-            gradients. None if there is none, or if y is of its making already.
+            gradients. None if there is none, or if its scores are given with each batch.
     """
 
     def __init__(self, net: nn.Module, objective: Objective, teacher: nn.Module | None = None) -> None:
@@ -154,16 +159,25 @@ class ObjectiveLoss(nn.Module):
         self._teacher = (teacher,)  # not as a submodule, which would be wrapped and synchronised with the network
         self._first = first_layers(net)
 
-    def forward(self, x: Tensor, y: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, step: Step, given: Tensor | None = None) -> Tensor:
         """Weighted sum over the step's terms of the cross-entropy, summed over the batch and divided by its divisor.
 
-        Shapes: x (batch, channels, height, width), y (batch,) or, as probabilities, (batch, classes), result ().
+        Shapes: x (batch, channels, height, width), y (batch,), given (batch, classes), result ().
+
+        Args:
+            x: images.
+            y: labels.
+            step: what to minimise.
+            given: the scores of a teacher who was asked before.
 
         Raises:
             ConfigError: a penalty on a network without terminating layers, or a weight for a layer that it lacks.
         """
         total: Tensor | None = None
-        labels = self._labels(x, y)
+        (teacher,) = self._teacher
+        if teacher is not None:
+            with torch.no_grad(), eval_mode(teacher):
+                given = teacher(x)
         largest: Tensor | None = None
         first = self._first if len(step.terms) > 1 else ()
         penalty = self.objective.penalty
@@ -172,8 +186,10 @@ class ObjectiveLoss(nn.Module):
             for budget, weight in step.terms:
                 with at(self.net, budget):
                     scores = self.net(x)
-                target = labels if largest is None else largest
-                task = F.cross_entropy(scores, target, reduction="sum")
+                if largest is None:
+                    task = self._task(scores, y, given)
+                else:
+                    task = F.cross_entropy(scores, largest, reduction="sum")
                 if penalty.factor:
                     task = task + len(x) * penalty.factor * mac_penalty(self.net, penalty.weights)
                 task = task * (weight / step.divisor)
@@ -183,11 +199,13 @@ class ObjectiveLoss(nn.Module):
         assert total is not None
         return total
 
-    def _labels(self, x: Tensor, y: Tensor) -> Tensor:
-        """What is learned from without `distill`: the labels, or probabilities of which a teacher gave a share."""
-        (teacher,) = self._teacher
-        if teacher is None:
-            return y
-        with torch.no_grad(), eval_mode(teacher):
-            given: Tensor = teacher(x).softmax(1)
-        return torch.lerp(F.one_hot(y, given.shape[1]).to(given.dtype), given, self.objective.taught)
+    def _task(self, scores: Tensor, y: Tensor, given: Tensor | None) -> Tensor:
+        """What is learned from the labels and from a teacher, in their shares, summed over the batch."""
+        labels = F.cross_entropy(scores, y, reduction="sum")
+        if given is None:
+            return labels
+        hot = self.objective.taught_temperature
+        likely = (given.float() / hot).softmax(1)
+        # Its gradient shrinks with the temperature's square (Hinton et al. 2015, section 2).
+        taught = F.cross_entropy(scores.float() / hot, likely, reduction="sum") * hot**2
+        return torch.lerp(labels, taught, self.objective.taught)

@@ -27,7 +27,9 @@ class FineTune(Recipe):
         taught: how much of what the largest budget learns from, and without `distill` every one, is the output of a
             teacher, which `fit` is given, in [0, 1]; the rest is the labels. A network that is tuned after pruning or
             termination may so learn from what it was (Hinton et al. 2015, "Distilling the Knowledge in a Neural
-            Network", at temperature 1).
+            Network").
+        taught_temperature: by which the scores of both are divided there; above 1 a teacher that is sure of its answer
+            still tells what else is like it.
         penalty_weights: how much each terminating layer's share counts in the penalty, by path, layers without one
             not at all: those of `tapernet.time_weights` go by time in place of MACs. They are part of what identifies a
             run, so that only one with the same weights can go on from its checkpoint.
@@ -42,6 +44,7 @@ class FineTune(Recipe):
     temperature: float = 0.1
     penalty_weights: Mapping[str, float] | None = None
     taught: float = 0.0
+    taught_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.weights is not None and (len(self.weights) != len(self.budgets) or min(self.weights) < 0):
@@ -57,5 +60,6 @@ class FineTune(Recipe):
                               f"call terminate(model, example) first")  # fmt: skip
         weights = self.weights or (1 / len(self.budgets),) * len(self.budgets)
         penalty = Penalty(self.mac_penalty, self.temperature, self.penalty_weights)
-        objective = Objective(dict(zip(self.budgets, weights, strict=True)), self.distill, penalty, self.taught)
+        shares = dict(zip(self.budgets, weights, strict=True))
+        objective = Objective(shares, self.distill, penalty, self.taught, self.taught_temperature)
         yield Stage(percents(objective.budgets), objective, self.epochs, self.patience)
