@@ -131,3 +131,9 @@ def test_fine_tuning_with_a_mac_penalty_needs_layers_that_stop(plain: nn.Module)
 def test_slimmable_weighs_the_largest_budget_apart(plain: nn.Module) -> None:
     (stage,) = Slimmable(budgets=(0.2, 1.0, 0.5), extra=1, largest_weight=3.0).stages(plain, 0)
     assert stage.objective.weights == {1.0: 3.0, 0.5: 1.0, 0.2: 1.0}
+
+
+@pytest.mark.parametrize("option", [{"taught": 1.5}, {"taught_temperature": 0.0}, {"mac_penalty": -1.0}])
+def test_fine_tuning_refuses_what_it_could_not_do_when_it_is_made(option: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        FineTune(**option)  # type: ignore[arg-type]

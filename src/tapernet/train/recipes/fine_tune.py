@@ -51,7 +51,7 @@ class FineTune(Recipe):
             raise ConfigError(f"weights are {len(self.budgets)} numbers, not negative: {self.weights}")
         if self.penalty_weights is not None:  # in one order, since a checkpoint knows them as text
             object.__setattr__(self, "penalty_weights", dict(sorted(self.penalty_weights.items())))
-        Penalty(self.mac_penalty, self.temperature, self.penalty_weights)
+        self._objective({1.0: 1.0})  # tells now what it would not take later
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage; raises ConfigError for a MAC penalty on a network without terminating layers."""
@@ -59,7 +59,9 @@ class FineTune(Recipe):
             raise ConfigError(f"mac_penalty needs layers that stop early, and {type(net).__name__} has none: "
                               f"call terminate(model, example) first")  # fmt: skip
         weights = self.weights or (1 / len(self.budgets),) * len(self.budgets)
-        penalty = Penalty(self.mac_penalty, self.temperature, self.penalty_weights)
-        shares = dict(zip(self.budgets, weights, strict=True))
-        objective = Objective(shares, self.distill, penalty, self.taught, self.taught_temperature)
+        objective = self._objective(dict(zip(self.budgets, weights, strict=True)))
         yield Stage(percents(objective.budgets), objective, self.epochs, self.patience)
+
+    def _objective(self, weights: Mapping[float, float]) -> Objective:
+        penalty = Penalty(self.mac_penalty, self.temperature, self.penalty_weights)
+        return Objective(weights, self.distill, penalty, self.taught, self.taught_temperature)
