@@ -16,7 +16,7 @@ from tapernet.data import ImageData
 from tapernet.errors import ConfigError, DataError
 from tapernet.measure.termination import count_termination, observing
 from tapernet.nn.check import Check
-from tapernet.nn.terminating import terminating_layers
+from tapernet.nn.terminating import Outcome, terminating_layers
 from tapernet.placement import PLACEMENTS, least_right, place_checks
 from tapernet.placement.greedy import choose_steps, macs_done
 from tapernet.placement.greedy_paper import _Search, from_centre
@@ -342,21 +342,23 @@ def test_per_filter_prefers_filters_that_harm_no_margin() -> None:
     assert placement.accuracy_before - placement.accuracy < 0.03
 
 
-def test_per_filter_harm_is_the_margins_derivative() -> None:
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
+def test_per_filter_harm_is_the_margins_derivative(threshold: float) -> None:
     net, (images, labels) = problem("chain", 4)
-    path, check = "4", Check(share=0.2)
+    path, check = "4", Check(share=0.2, threshold=threshold)
     table = _Table.empty(terminating_layers(net)[path], [(check,)])
     _measure(net, (images, labels), {path: table}, 2)
     layer, filter_ = table.layer, 3
-    stopped: list[Tensor] = []
+    seen: list[Outcome] = []
 
-    def margins(scale: float) -> Tensor:
-        """With the outputs that would stop scaled."""
+    def margins(part: float) -> Tensor:
+        """With a part of the way gone from what comes out of ReLU to what does with the check."""
 
         def hook(_: nn.Module, __: object, y: Tensor) -> Tensor:
-            mask = torch.zeros_like(y, dtype=torch.bool)
-            mask[:, filter_] = stopped[0][:, filter_]
-            return torch.where(mask, y * scale, y)
+            before, after = y.relu(), seen[0].emitted.relu()
+            y = y.clone()
+            y[:, filter_] = (before + part * (after - before))[:, filter_]
+            return y
 
         handle = layer.register_forward_hook(hook)
         with torch.no_grad():
@@ -365,12 +367,13 @@ def test_per_filter_harm_is_the_margins_derivative() -> None:
         own = scores.gather(1, labels[:, None])[:, 0]
         return own - scores.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
 
-    with observing(net, lambda at, _, outcome: stopped.append(outcome.stopped) if at == path else None):
+    with observing(net, lambda at, _, outcome: seen.append(outcome) if at == path else None):
         layer.set_checks([check])
         with torch.no_grad():
             net(images)
         layer.set_checks([])
-    expected = ((margins(1.001) - margins(0.999)) / 0.002).abs().sum().item()
+    assert ((seen[0].emitted > 0) & seen[0].stopped & (seen[0].full < 0))[:, filter_].any() == (threshold > 0)
+    expected = (margins(0.001) - margins(0.0)).abs().sum().item() / 0.001
     assert expected > 0
     assert table.harm[0, filter_].item() == pytest.approx(expected, rel=0.02)
 
@@ -390,7 +393,7 @@ def test_a_filter_may_have_several_checks_and_then_saves_more() -> None:
                 real = [position for position in of_filter if position < layer.terms]
                 assert real == sorted(set(real))
     assert most == [1, 2, 3]
-    assert saved[1] > saved[0] + 0.01
+    assert saved[1] > saved[0]
 
 
 def test_what_the_table_promises_of_a_layer_is_what_it_does() -> None:
@@ -398,11 +401,13 @@ def test_what_the_table_promises_of_a_layer_is_what_it_does() -> None:
     layer = terminating_layers(net)["0"]
     candidates = [Check(share=share, threshold=threshold) for share in (0.1, 0.25, 0.5) for threshold in (-1.0, -0.5)]
     table = _Table.empty(layer, [(check,) for check in candidates])
-    price = 0.0
+    worth, price = [], 0.0
     for _ in range(2):
         _measure(net, (images, labels), {"0": table}, 25)
-        price = (table.saved / table.harm).quantile(0.7).item()
+        price = price or (table.saved / table.harm).quantile(0.7).item()
+        worth.append((table.saved - price * table.harm).max(0).values.sum())
         table.add_earlier(candidates, price)
+    assert worth[1] > worth[0]  # a second look pays at this price
     _measure(net, (images, labels), {"0": table}, 25)
     assert len(table.checks_at(price)) > 1
     assert -1 in table.best(30 * price)  # then some filters are better without

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapernet.errors import ConfigError
@@ -35,10 +36,9 @@ def per_filter(
     """Each filter takes the check with the greatest saving - price * harm; the lowest tolerated price is searched.
 
     The harm of a check is what it is expected to take from the images' margins, to first order: the sum over the
-    stopped outputs of the output times the margin's gradient by it, whose size is summed over the images. The margin
-    is the label's score over the log-sum of the others. The gradient is zero where ReLU or max pooling drop the output
-    anyway. One pass over a sample measures savings and harms of all checks in all filters; each price then costs one
-    run of the sample.
+    stopped outputs of what becomes of the output after ReLU, less what it was, times the margin's gradient by it,
+    whose size is summed over the images. The margin is the label's score over the log-sum of the others. One pass over
+    a sample measures savings and harms of all checks in all filters; each price then costs one run of the sample.
 
     Args:
         net: with no checks set, and fit for training; one with a dial at budget 1.0.
@@ -112,13 +112,14 @@ class _Table:
         return cls(layer, list(choices), zeros, zeros.clone())
 
     def add(self, x: Tensor, gradient: Tensor) -> None:
-        """Counts the outputs of one batch of the layer's inputs, given the margins' gradient by them."""
+        """Counts the outputs of one batch of the layer's inputs, given the margins' gradient by them after ReLU."""
         if x.shape[1] != self.layer.in_channels or gradient.shape[1] != self.layer.out_channels:
             raise ConfigError("checks are placed per filter at budget 1.0: extract the sub-network first")
         for i, checks in enumerate(self.choices[self.measured :], self.measured):
             outcome = _outcome(self.layer, x, checks)
-            lost = (outcome.full * gradient * outcome.stopped).flatten(2).sum(2)
-            self.harm[i] += lost.abs().sum(0).cpu()
+            # What a filter does not stop is emitted as it is. A threshold above zero may let a partial sum through.
+            change = F.relu(outcome.emitted) - F.relu(outcome.full)
+            self.harm[i] += (change * gradient).flatten(2).sum(2).abs().sum(0).cpu()
             self.saved[i] += outcome.saved().sum(0).cpu()
 
     def best(self, price: float) -> list[int]:
@@ -210,13 +211,16 @@ def _measure_batch(net: nn.Module, images: Tensor, labels: Tensor, tables: dict[
 
 @contextmanager
 def _recorded(tables: dict[str, _Table]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
-    """Path, input and output of every call of the layers inside the block."""
+    """Path, input and rectified output of every call of the layers inside the block."""
     calls: list[tuple[str, Tensor, Tensor]] = []
 
     def hook(path: str, inputs: Tensor, output: Tensor) -> Tensor:
-        calls.append((path, inputs.detach(), output))
+        # Rectified here, so that the gradient is also known where the output is negative and a stop may let something
+        # through; what is barely above zero passes the ReLU that follows. Layers before see the gradient as it is.
+        rectified = F.relu(output) + torch.finfo(output.dtype).tiny
+        calls.append((path, inputs.detach(), rectified))
         # What follows gets another tensor, since a ReLU in place would replace the one whose gradient is wanted.
-        return output.clone()
+        return rectified.clone()
 
     handles = [
         table.layer.register_forward_hook(lambda _, x, y, path=path: hook(path, x[0], y))
