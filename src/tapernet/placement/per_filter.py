@@ -128,19 +128,20 @@ class _Table:
         return torch.where(worth > 0, best, -1).tolist()
 
     def checks_at(self, price: float) -> tuple[Check, ...]:
-        """The layer's checks at a price."""
-        return self.joined(self.best(price))
-
-    def joined(self, chosen: Sequence[int]) -> tuple[Check, ...]:
-        """One choice for each filter, -1 for none, as checks of the layer; those with nothing to do are left out."""
-        terms, filters = self.layer.terms, self.layer.out_channels
+        """Every filter's best choice at a price, as checks of the layer; those with nothing to do are left out."""
+        terms, filters, best = self.layer.terms, self.layer.out_channels, self.best(price)
         slots = max(len(checks) for checks in self.choices)
         positions, thresholds = [[terms] * filters for _ in range(slots)], [[0.0] * filters for _ in range(slots)]
-        for f, number in enumerate(chosen):
-            checks = self.choices[number] if number >= 0 else ()
-            for slot, check in enumerate(checks, slots - len(checks)):
-                positions[slot][f] = check.positions(terms, terms, filters)[f]
-                thresholds[slot][f] = check.thresholds(filters)[f]
+        taken = {
+            number: [
+                (check.positions(terms, terms, filters), check.thresholds(filters)) for check in self.choices[number]
+            ]
+            for number in set(best) - {-1}
+        }
+        for f, number in enumerate(best):
+            checks = taken.get(number, [])
+            for slot, (position, threshold) in enumerate(checks, slots - len(checks)):
+                positions[slot][f], thresholds[slot][f] = position[f], threshold[f]
         joined = zip(positions, thresholds, strict=True)
         return tuple(Check(position=p, threshold=t) for p, t in joined if min(p) < terms)
 

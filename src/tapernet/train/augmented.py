@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ class AugmentedViews:
         self._autocast = autocast
         self._scores: dict[int, Tensor] = {}
         self._number: int | None = None
-        self._images = torch.empty(0)
 
     def at(self, epoch: int) -> tuple[Tensor, Tensor | None]:
         """The view of an epoch, counted from 0.
@@ -55,19 +55,23 @@ class AugmentedViews:
         assert self._settings.views is not None
         number = epoch % self._settings.views
         if number != self._number:
-            self._images, self._number = self._augmented(number), number
+            self._augment(number)
+            self._number = number
         if self._teacher is not None and number not in self._scores:
             self._scores[number] = self._kept(number, self._teacher)
         return self._images, self._scores.get(number)
 
-    def _augmented(self, number: int) -> Tensor:
+    @cached_property
+    def _images(self) -> Tensor:
+        """The view at hand; one piece of memory for all, as each is as large as the training images."""
+        return torch.empty_like(self._data.as_float())
+
+    def _augment(self, number: int) -> None:
         generator = torch.Generator().manual_seed(_seed(f"{self._settings.seed} view {number}"))
         names, black = self._settings.augment, self._data.black
-        images = self._data.as_float()
-        view = torch.empty_like(images)
-        for some, into in zip(torch.split(images, CHUNK), torch.split(view, CHUNK), strict=True):
+        parts = (torch.split(images, CHUNK) for images in (self._data.as_float(), self._images))
+        for some, into in zip(*parts, strict=True):
             into.copy_(augment(some, names, generator, black))
-        return view
 
     def _kept(self, number: int, teacher: nn.Module) -> Tensor:
         """The teacher's scores of the view at hand: from the folder, or asked for and put there."""
