@@ -20,6 +20,7 @@ from tapernet.measure.joint import JointPoint, JointTable, evaluate_joint
 from tapernet.measure.macs import count_parameters, layer_macs, total_macs
 from tapernet.measure.termination import by_iteration, count_termination, mac_image, mac_maps, measure_inputs
 from tapernet.nn.check import Check
+from tapernet.nn.learning import learning_thresholds
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.penalty import estimating_macs, mac_penalty
 from tapernet.placement import place_checks
@@ -72,6 +73,7 @@ __all__ = [
     "extract",
     "fit",
     "layer_macs",
+    "learning_thresholds",
     "load",
     "load_data",
     "mac_image",

@@ -36,16 +36,16 @@ def plain() -> nn.Module:
     return zoo.create("c10net", input_shape=SHAPE, classes=4, hidden=8)
 
 
-def with_checks(model: nn.Module) -> nn.Module:
-    net = terminate(model, torch.zeros(1, *SHAPE))
+def with_checks(model: nn.Module, gradient: str) -> nn.Module:
+    net = terminate(model, torch.zeros(1, *SHAPE), gradient=gradient)
     for share, layer in zip((0.3, 0.1, 0.05), terminating_layers(net).values(), strict=True):
         layer.set_checks([Check(share=share, threshold=-0.01)])
     return net
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "plain": lambda: with_checks(plain()),
-    "with a dial": lambda: with_checks(taper(plain(), torch.zeros(1, *SHAPE))),
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "plain": lambda gradient="exact": with_checks(plain(), gradient),
+    "with a dial": lambda gradient="exact": with_checks(taper(plain(), torch.zeros(1, *SHAPE)), gradient),
 }
 
 
@@ -71,16 +71,18 @@ class Killed(Exception):
     """The run's process is gone."""
 
 
-@pytest.mark.parametrize("weighed", [False, True], ids=["by MACs", "by weights"])
+@pytest.mark.parametrize("how", ["by MACs", "by weights", "thresholds learn"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_resumed_run_ends_where_an_unbroken_one_does(
-    name: str, weighed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    learning = how == "thresholds learn"
     paths = list(terminating_layers(NETWORKS[name]()))
-    weights = dict(zip(paths, (0.1, 0.2, 1 / 3), strict=True)) if weighed else None
-    recipe = FineTune(epochs=3, mac_penalty=0.2, penalty_weights=weights)
+    weights = dict(zip(paths, (0.1, 0.2, 1 / 3), strict=True)) if how == "by weights" else None
+    recipe = FineTune(epochs=3, mac_penalty=0.2, penalty_weights=weights, threshold_scale=3.0 if learning else 0.0)
     settings = Settings(batch_size=40, optimizer="sgd", lr=0.05)
-    unbroken = NETWORKS[name]()
+    gradient = "gated" if learning else "exact"
+    unbroken = NETWORKS[name](gradient)
     fit(unbroken, TRAIN, VAL, recipe, settings, progress=False)
     calls = 0
 
@@ -93,7 +95,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
 
     monkeypatch.setattr(loop, "accuracies", stop_now_and_then)
     while True:
-        broken = NETWORKS[name]()
+        broken = NETWORKS[name](gradient)
         try:
             fit(broken, TRAIN, VAL, recipe, settings, run_dir=tmp_path, progress=False)
             break
@@ -102,6 +104,21 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
     assert calls > 3
     for a, b in zip(unbroken.state_dict().values(), broken.state_dict().values(), strict=True):
         assert torch.equal(a, b) or bool(a.isnan().all())
+    pairs = zip(*(terminating_layers(net).values() for net in (unbroken, broken)), strict=True)
+    for layer, other in pairs:
+        assert layer.checks == other.checks
+        assert (len(set(layer.checks[0].thresholds(layer.out_channels))) > 1) == learning
+
+
+def test_thresholds_that_learn_save_more_under_a_penalty() -> None:
+    saved = []
+    for scale in (0.0, 10.0):
+        net = NETWORKS["plain"]("gated")
+        recipe = FineTune(epochs=3, mac_penalty=1.0, threshold_scale=scale)
+        fit(net, TRAIN, VAL, recipe, Settings(batch_size=20, lr=3e-3), progress=False)
+        assert not [name for name, _ in net.named_parameters() if "threshold" in name]
+        saved.append(count_termination(net, VAL).saved)
+    assert saved[1] > saved[0] + 0.02
 
 
 def test_other_weights_are_another_run_and_none_do_not_show(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def terminate(
     epochs: int = 20,
     mac_penalty: float = 0.0,
     penalty_of: str = MACS,
+    threshold_scale: float = 0.0,
     taught: float = 0.0,
     budgets: list[float] | None = None,
     settings: Settings = FINE,
@@ -71,6 +72,8 @@ def terminate(
         epochs: of fine-tuning; 0 for none.
         mac_penalty: factor of the share of MACs done in the loss of fine-tuning.
         penalty_of: "macs", or "time": layers weigh in the penalty what stopping them saves on this machine.
+        threshold_scale: of what the thresholds of the checks learn in fine-tuning, with the gradient "gated"; 0 leaves
+            them where they were placed.
         taught: share of the labels in fine-tuning, the control's too, that the network without checks gives.
         budgets: at which a network with a dial is fine-tuned, the smaller ones taught by the largest.
         settings: optimizer, batch size and the like of fine-tuning.
@@ -84,7 +87,7 @@ def terminate(
     if images is not None and images < 1:
         raise ConfigError(f"images is at least 1, not {images}")
     network, spec = open_net(net)
-    recipe = _recipe(network, epochs, mac_penalty, penalty_of, taught, budgets)
+    recipe = _recipe(network, epochs, mac_penalty, penalty_of, threshold_scale, taught, budgets)
     splits = open_images(net, spec, data)
     train, val = splits.train.split(validation, seed=settings.seed)
     stopping = make_stopping(network, train.as_float()[:2], order=order, bias_first=bias_first, gradient=gradient)
@@ -100,7 +103,7 @@ def terminate(
     tables = [placed]
     if recipe is not None:
         if control:
-            plain = replace(recipe, mac_penalty=0.0)
+            plain = replace(recipe, mac_penalty=0.0, threshold_scale=0.0)
             copied = copy.deepcopy(untouched)
             tables.append(_tuned("control", copied, train, val, splits, plain, settings, run_dir, untouched)[0])
         penalised = replace(recipe, penalty_weights=start["penalty_weights"])
@@ -118,8 +121,9 @@ def terminate(
 
 
 def _recipe(
-    network: nn.Module, epochs: int, mac_penalty: float, penalty_of: str, taught: float, budgets: list[float] | None
-) -> FineTune | None:
+    network: nn.Module, epochs: int, mac_penalty: float, penalty_of: str, threshold_scale: float, taught: float,
+    budgets: list[float] | None,
+) -> FineTune | None:  # fmt: skip
     """The fine-tuning; None for no epochs."""
     dial = isinstance(network, TaperedNet)
     if epochs < 0:
@@ -133,7 +137,9 @@ def _recipe(
     chosen = tuple(budgets or ((1.0, 0.75, 0.5, 0.25) if dial else (1.0,)))
     if epochs == 0:
         return None
-    return FineTune(chosen, distill=dial, epochs=epochs, mac_penalty=mac_penalty, taught=taught)
+    return FineTune(
+        chosen, distill=dial, epochs=epochs, mac_penalty=mac_penalty, taught=taught, threshold_scale=threshold_scale
+    )
 
 
 def _started(

@@ -32,6 +32,7 @@ class Phase:
         taught: share of the labels that a teacher gives.
         taught_temperature: of what it gives.
         teacher: file of a plain network, or the name of a trained one; the network at the start of all curves if empty.
+        threshold_scale: of what the checks' thresholds learn; 0 leaves them where they were placed.
     """
 
     epochs: int
@@ -40,6 +41,7 @@ class Phase:
     taught: float = 0.0
     taught_temperature: float = 1.0
     teacher: str = ""
+    threshold_scale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def train_phase(
     """
     recipe = FineTune(
         epochs=phase.epochs, mac_penalty=phase.mac_penalty, taught=phase.taught,
-        taught_temperature=phase.taught_temperature,
+        taught_temperature=phase.taught_temperature, threshold_scale=phase.threshold_scale,
     )  # fmt: skip
     settings = replace(phase.settings, seed=data.seed)
     teacher = _teacher(phase, data, start)

@@ -35,6 +35,7 @@ class CurveConfig:
         points: what the method takes from point to point: a tolerance, or a share of filters.
         training: "tuning" for the experiment's fine-tuning, "base" for its base training, "none", or one of its phases.
         mac_penalty: factor of the share of MACs done in the loss of the training.
+        threshold_scale: of what the checks' thresholds learn in the training.
         taught: share of the labels in the training that its teacher gives; null is the training's own.
         paper: the paper's points, as MACs and accuracy in [0, 1].
     """
@@ -45,6 +46,7 @@ class CurveConfig:
     points: list[float] = field(default_factory=lambda: [0.0])
     training: str = "tuning"
     mac_penalty: float = 0.0
+    threshold_scale: float = 0.0
     taught: float | None = None
     paper: list[list[float]] | None = None
 
@@ -184,7 +186,7 @@ def _phase(experiment: Experiment, config: CurveConfig) -> Phase | None:
     if phase is None:
         return None
     taught = phase.taught if config.taught is None else config.taught
-    return replace(phase, mac_penalty=config.mac_penalty, taught=taught)
+    return replace(phase, mac_penalty=config.mac_penalty, taught=taught, threshold_scale=config.threshold_scale)
 
 
 def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:

@@ -114,6 +114,8 @@ class TerminatingConv2d(nn.Conv2d):
         input_mean: E|x| of each input channel, shape (in_channels,), for the order "expected"; NaN until measured.
         observer: called with the `Outcome` of every call, if set.
         temperature: if set, a call in training leaves a differentiable estimate of its MACs for `mac_penalty`.
+        threshold_moves: while thresholds learn (`learning_thresholds`), a parameter of shape (checks, filters), which
+            moves each of them by `threshold_scale` times its value; else None.
         memo: if set, a list that the full sums of a call go to. Whoever runs the layer on the same input again, with
             other checks, hands the list back, and they are not computed anew.
 
@@ -140,7 +142,7 @@ class TerminatingConv2d(nn.Conv2d):
         """The terminating layer that shares `conv`'s parameters."""
         layer = cls.__new__(cls)
         layer.__dict__.update(conv.__dict__)
-        layer._buffers = dict(conv._buffers)
+        layer._buffers, layer._parameters = dict(conv._buffers), dict(conv._parameters)
         layer._set_up(options, rectified)
         return layer
 
@@ -154,6 +156,9 @@ class TerminatingConv2d(nn.Conv2d):
         self.temperature: float | None = None
         self.memo: list[Tensor] | None = None
         self._estimate: tuple[int, Tensor] | None = None
+        self.threshold_scale = 1.0
+        self.threshold_moves: nn.Parameter | None
+        self.register_parameter("threshold_moves", None)
         self.input_mean: Tensor
         self.register_buffer("input_mean", self.weight.new_full((self.in_channels,), torch.nan))
 
@@ -223,7 +228,7 @@ class TerminatingConv2d(nn.Conv2d):
         # Exact for finite sums, as the weight is 0 or 1; torch.where would take six times as long on a CPU.
         emit = torch.lerp if learning or not torch.is_grad_enabled() else _emit
         for i, (stage, u) in reversed(list(enumerate(zip(stages, partial, strict=True)))):
-            stop = _below(u.detach(), stage.threshold)
+            stop = _below(u.detach(), stage.threshold.detach())
             emitted = emit(emitted, u, stop)
             if self.observer is not None:
                 others = torch.full_like(full, -1, dtype=torch.int8) if stops is None else stops
@@ -266,13 +271,15 @@ class TerminatingConv2d(nn.Conv2d):
         scores = self._scores(weight.detach()).flatten(1)
         terms = _terms(weight, bias)
         stages = []
-        for check in self._checks:
+        for i, check in enumerate(self._checks):
             positions = self._kept(torch.tensor(check.positions(self.terms, terms, self.out_channels))).to(
                 weight.device
             )
-            thresholds = self._kept(weight.new_tensor(check.thresholds(self.out_channels)))
+            thresholds = weight.new_tensor(check.thresholds(self.out_channels))
+            if self.threshold_moves is not None:
+                thresholds = thresholds + self.threshold_scale * self.threshold_moves[i]
             # At the end nothing is left to stop.
-            thresholds = thresholds.masked_fill(positions == terms, -torch.inf)
+            thresholds = self._kept(thresholds).masked_fill(positions == terms, -torch.inf)
             before = positions.clamp(max=scores.shape[1])
             mask = None if check.bits else _highest(scores, before).view_as(weight)
             stages.append(_Stage(mask, thresholds[:, None, None], (terms - positions - 1).clamp(min=0)[:, None, None]))
@@ -302,7 +309,9 @@ class TerminatingConv2d(nn.Conv2d):
 
     def _partial_sums_learn(self) -> bool:
         """Whether the loss can depend on an emitted partial sum."""
-        below_zero = all(max(check.thresholds(self.out_channels)) <= 0 for check in self._checks)
+        below_zero = self.threshold_moves is None and all(
+            max(check.thresholds(self.out_channels)) <= 0 for check in self._checks
+        )
         return self.options.gradient != "straight-through" and not (self.rectified and below_zero)
 
     def _stop_exactly(self, x: Tensor, weight: Tensor, bias: Tensor | None, full: Tensor) -> Tensor:
@@ -480,9 +489,12 @@ class _SoftStop(torch.autograd.Function):
         return probability
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         probability, width = ctx.saved_tensors
-        return torch.ops.aten.sigmoid_backward(grad, probability).div_(-width), None, None
+        of_u = torch.ops.aten.sigmoid_backward(grad, probability).div_(-width)
+        if not ctx.needs_input_grad[1]:
+            return of_u, None, None
+        return of_u, -of_u.sum((0, 2, 3), dtype=torch.promote_types(of_u.dtype, torch.float32))[:, None, None], None
 
 
 def _deviation(u: Tensor) -> Tensor:

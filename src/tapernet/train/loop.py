@@ -182,14 +182,12 @@ class _Run:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batch-norm statistics are measured when they are needed and dropped again: checkpoints hold weights alone.
         self._forget_statistics()
-        # These are the network's own tensors: while a stage works on narrowed views of them, they stay up to date.
-        self.whole = net.state_dict()
         self.images, self.labels, self.black = train.as_float(), train.labels, train.black
         self.views = AugmentedViews(train, settings, self.teacher, answers, fabric.autocast) if settings.views else None
         self.val_images, self.val_labels = val.as_float(), val.labels
         self.state = RunState(EarlyStopping(None))
         self.best: dict[str, Tensor] = {}
-        shapes = [tuple(t.shape) for t in self.whole.values()]
+        shapes = [tuple(t.shape) for t in net.state_dict().values()]
         self.name = f"{chosen(recipe)}, {chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
         self.content = digest(net, teacher, [train, val])
 
@@ -201,13 +199,16 @@ class _Run:
     def go(self, report: Report) -> None:
         """Runs the stages that are left."""
         path = None if self.folder is None else self.folder / CHECKPOINT
+        stages = self.recipe.stages(self.net, self.settings.seed)
+        stage = _next(stages, None)
+        # These are the network's own tensors, with those that the recipe has learn besides its own: while a stage works
+        # on narrowed views of them, they stay up to date.
+        self.whole = self.net.state_dict()
         resumed = load_checkpoint(path, self.name, self.content) if path and path.exists() else None
         if resumed:
             self.state, self.best = resumed.state, resumed.part("best")
             _copy(resumed.part("net"), self.whole)
             report.replay(self.state.history)
-        stages = self.recipe.stages(self.net, self.settings.seed)
-        stage = _next(stages, None)
         for epochs in self.state.finished:
             stage = _next(stages, epochs)
         while stage is not None and not self.state.done:

@@ -1,11 +1,14 @@
 """Training with one fixed objective."""
 
+import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import nn
 
 from tapernet.errors import ConfigError
+from tapernet.nn.learning import learning_thresholds
 from tapernet.nn.terminating import terminating_layers
 from tapernet.train.objective import Objective, Penalty
 from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
@@ -33,6 +36,8 @@ class FineTune(Recipe):
         penalty_weights: how much each terminating layer's share counts in the penalty, by path, layers without one
             not at all: those of `tapernet.time_weights` go by time in place of MACs. They are part of what identifies a
             run, so that only one with the same weights can go on from its checkpoint.
+        threshold_scale: of what the checks' thresholds learn, for networks with the gradient "gated", see
+            `tapernet.learning_thresholds`; 0 leaves them where they were placed.
     """
 
     budgets: tuple[float, ...] = (1.0,)
@@ -45,22 +50,32 @@ class FineTune(Recipe):
     penalty_weights: Mapping[str, float] | None = None
     taught: float = 0.0
     taught_temperature: float = 1.0
+    threshold_scale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.weights is not None and (len(self.weights) != len(self.budgets) or min(self.weights) < 0):
             raise ConfigError(f"weights are {len(self.budgets)} numbers, not negative: {self.weights}")
         if self.penalty_weights is not None:  # in one order, since a checkpoint knows them as text
             object.__setattr__(self, "penalty_weights", dict(sorted(self.penalty_weights.items())))
+        if not 0 <= self.threshold_scale < math.inf:
+            raise ConfigError(f"threshold_scale is finite and not negative, but is {self.threshold_scale!r}")
         self._objective({1.0: 1.0})  # tells now what it would not take later
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
-        """One stage; raises ConfigError for a MAC penalty on a network without terminating layers."""
+        """One stage.
+
+        Raises:
+            ConfigError: a MAC penalty or thresholds that learn on a network without terminating layers, or thresholds
+                that cannot learn.
+        """
         if self.mac_penalty and not terminating_layers(net):
             raise ConfigError(f"mac_penalty needs layers that stop early, and {type(net).__name__} has none: "
                               f"call terminate(model, example) first")  # fmt: skip
         weights = self.weights or (1 / len(self.budgets),) * len(self.budgets)
         objective = self._objective(dict(zip(self.budgets, weights, strict=True)))
-        yield Stage(percents(objective.budgets), objective, self.epochs, self.patience)
+        learning = learning_thresholds(net, self.threshold_scale) if self.threshold_scale else nullcontext()
+        with learning:
+            yield Stage(percents(objective.budgets), objective, self.epochs, self.patience)
 
     def _objective(self, weights: Mapping[float, float]) -> Objective:
         penalty = Penalty(self.mac_penalty, self.temperature, self.penalty_weights)
