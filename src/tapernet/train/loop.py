@@ -187,6 +187,7 @@ class _Run:
         self.val_images, self.val_labels = val.as_float(), val.labels
         self.state = RunState(EarlyStopping(None))
         self.best: dict[str, Tensor] = {}
+        self.whole: dict[str, Tensor] = {}
         shapes = [tuple(t.shape) for t in net.state_dict().values()]
         self.name = f"{chosen(recipe)}, {chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
         self.content = digest(net, teacher, [train, val])
@@ -201,8 +202,8 @@ class _Run:
         path = None if self.folder is None else self.folder / CHECKPOINT
         stages = self.recipe.stages(self.net, self.settings.seed)
         stage = _next(stages, None)
-        # These are the network's own tensors, with those that the recipe has learn besides its own: while a stage works
-        # on narrowed views of them, they stay up to date.
+        # These are the network's own tensors, and with the recipe begun all that learn: while a stage works on narrowed
+        # views of them, they stay up to date.
         self.whole = self.net.state_dict()
         resumed = load_checkpoint(path, self.name, self.content) if path and path.exists() else None
         if resumed:
