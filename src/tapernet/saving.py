@@ -106,17 +106,23 @@ def load_with_spec(path: str | Path, model: nn.Module | None = None) -> tuple[nn
     return net.eval(), spec
 
 
-def input_shape(net: nn.Module) -> list[int]:
-    """(channels, height, width) of the inputs of a network from `taper` or the zoo; raises ConfigError for others."""
+def known_shape(net: nn.Module) -> list[int] | None:
+    """(channels, height, width) of the inputs of a network from `taper`, `terminate` or the zoo; None for others."""
     shape: Any = getattr(net, "input_shape", None)
     entry: Any = getattr(net, "zoo_entry", None)
     if shape is None and entry is not None:
         default = inspect.signature(zoo.NETWORKS[entry["name"]]).parameters["input_shape"].default
         shape = entry["arguments"].get("input_shape", default)
+    return None if shape is None else list(shape)
+
+
+def input_shape(net: nn.Module) -> list[int]:
+    """The known shape; raises ConfigError for a network that has none."""
+    shape = known_shape(net)
     if shape is None:
         raise ConfigError(f"{type(net).__name__} is a plain network that is not from the zoo: what this library would "
                           f"keep of it are its weights alone (safetensors.torch.save_model does that)")  # fmt: skip
-    return list(shape)
+    return shape
 
 
 def _build(model: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:

@@ -1,6 +1,7 @@
 """Every network, budget and instruction set against torch."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -241,6 +242,13 @@ def test_a_network_that_returns_two_tensors_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="one tensor"):
         tn.compile(Two(), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("make", [lambda net: net, lambda net: tn.terminate(net, torch.zeros(1, 1, 12, 12))])
+def test_networks_that_know_their_shape_need_no_example(make: Callable[[nn.Module], nn.Module]) -> None:
+    net, x = make(tn.zoo.create("c10net", input_shape=(1, 12, 12))).eval(), torch.rand(3, 1, 12, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(tn.compile(net)(x), net(x))
 
 
 def test_bad_arguments() -> None:

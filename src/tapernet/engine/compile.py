@@ -20,6 +20,7 @@ from tapernet.errors import ConfigError
 from tapernet.nn.net import Budget, TaperedNet, at
 from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d, terminating_layers, valid_choices
 from tapernet.registry import unknown
+from tapernet.saving import known_shape
 
 
 def compile(
@@ -48,8 +49,8 @@ def compile(
 
     Args:
         net: a `TaperedNet`, a terminated network, or any module in float32 on the CPU. Not changed; copied.
-        example: one batch of inputs, shape (n, channels, height, width) or (n, features), n > 0; a `TaperedNet` knows
-            its own.
+        example: one batch of inputs, shape (n, channels, height, width) or (n, features), n > 0; networks from
+            `taper`, `terminate` and the zoo know their own.
         calibration: images, shape as the example, on which layers that may stop early are timed.
         choices: for some layers or all, in place of timing and of what the network remembers; an engine's `choices`.
         budgets: that calls will use; their plans are made now. The timing is over these, or 1.0.
@@ -146,9 +147,10 @@ def _choices(choices: Mapping[str, str], stopping: Iterable[str]) -> dict[str, s
 def _example(net: nn.Module, example: Tensor | None) -> Tensor:
     """Two images, so that batch-norm and reshapes see the batch as such."""
     if example is None:
-        if not isinstance(net, TaperedNet):
+        shape = known_shape(net)
+        if shape is None:
             raise ConfigError(f"{type(net).__name__} does not tell the shape of its inputs: give an example")
-        return torch.zeros(2, *net.input_shape)
+        return torch.zeros(2, *shape)
     if not isinstance(example, Tensor) or example.dim() < 2 or len(example) == 0:
         raise ConfigError("the example is a batch of at least one input")
     return example if len(example) > 1 else torch.cat([example, example])
