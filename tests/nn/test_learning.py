@@ -110,6 +110,14 @@ def test_an_error_inside_leaves_the_checks_where_they_were_moved() -> None:
     assert min(net.conv2.checks[0].thresholds(32)) == 1.0
 
 
+def test_a_threshold_that_is_no_number_goes_back_to_where_it_was_placed() -> None:
+    net, _ = network()
+    with learning_thresholds(net), torch.no_grad():
+        moved(net.conv2)[0, 0] = torch.nan
+        moved(net.conv2)[0, 1] = 1.0
+    assert net.conv2.checks[0].thresholds(32)[:2] == pytest.approx([0.0, 1.01])
+
+
 def rounded() -> nn.Module:
     net, _ = network()
     net.conv2.set_checks([Check(bits=8)])

@@ -110,6 +110,18 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
         assert (len(set(layer.checks[0].thresholds(layer.out_channels))) > 1) == learning
 
 
+def test_after_an_error_thresholds_no_longer_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> list[float]:
+        raise Killed
+
+    net = NETWORKS["plain"]("gated")
+    monkeypatch.setattr(loop, "accuracies", stop)
+    with pytest.raises(Killed) as kept:  # the traceback keeps what the run's frames hold
+        fit(net, TRAIN, VAL, FineTune(epochs=1, threshold_scale=3.0), Settings(), progress=False)
+    assert kept.tb
+    assert not [name for name, _ in net.named_parameters() if "threshold" in name]
+
+
 def test_thresholds_that_learn_save_more_under_a_penalty() -> None:
     saved = []
     for scale in (0.0, 10.0):

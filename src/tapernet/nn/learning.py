@@ -52,5 +52,6 @@ def learning_thresholds(net: nn.Module, scale: float = 1.0) -> Iterator[None]:
                 continue
             placed = layer.weight.new_tensor([check.thresholds(layer.out_channels) for check in layer.checks])
             moved: torch.Tensor = placed + scale * moves.detach()
+            moved = torch.where(moved.isfinite(), moved, placed)  # a training that diverged has an error of its own
             pairs = zip(layer.checks, moved.tolist(), strict=True)
             layer.set_checks([replace(check, threshold=thresholds) for check, thresholds in pairs])

@@ -4,7 +4,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -30,6 +30,7 @@ from tapernet.train.digest import chosen, digest
 from tapernet.train.early_stopping import EarlyStopping
 from tapernet.train.objective import ObjectiveLoss, Step
 from tapernet.train.recipes import Recipe, Stage
+from tapernet.train.recipes.base import Stages
 from tapernet.train.report import Report
 from tapernet.train.settings import Settings
 from tapernet.train.small_maps import SmallMaps
@@ -199,8 +200,13 @@ class _Run:
 
     def go(self, report: Report) -> None:
         """Runs the stages that are left."""
+        # Closed even after an error, so that a recipe takes back what it did to the network for a stage.
+        with closing(self.recipe.stages(self.net, self.settings.seed)) as stages:
+            self._run(stages, report)
+        self._calibrate(TEN_BUDGETS)
+
+    def _run(self, stages: Stages, report: Report) -> None:
         path = None if self.folder is None else self.folder / CHECKPOINT
-        stages = self.recipe.stages(self.net, self.settings.seed)
         stage = _next(stages, None)
         # These are the network's own tensors, and with the recipe begun all that learn: while a stage works on narrowed
         # views of them, they stay up to date.
@@ -231,7 +237,6 @@ class _Run:
             self.state.done = stage is None
             self.state.epoch, self.state.stopper = 0, EarlyStopping(stage.patience if stage else None)
             self._save(path, [])
-        self._calibrate(TEN_BUDGETS)
 
     def _calibrate(self, budgets: Iterable[float]) -> None:
         """Measures batch-norm statistics on the first training images, the same ones in every process."""
