@@ -172,6 +172,8 @@ def test_what_is_no_start_of_a_run_is_refused(
         (["--penalty_of", "time"], "mac_penalty above 0"),
         (["--penalty_of", "time", "--mac_penalty", "1", "--epochs", "0"], "epochs of fine-tuning"),
         (["--epochs", "-1"], "epochs is at least 0, not -1"),
+        (["--threshold_scale", "3"], "needs the gradient 'gated', not 'exact'"),
+        (["--threshold_scale", "-3", "--gradient", "gated"], "threshold_scale is finite and not negative"),
         (["--tolerence", "0.1"], "did you mean 'tolerance'"),
         (["--output", "/dev/null/net"], "cannot write"),
     ],

@@ -75,6 +75,21 @@ def test_a_curve_may_have_a_training_of_its_own(folder: Path) -> None:
     assert len(rows) == 1 + 3
 
 
+def test_a_curve_takes_what_it_does_not_say_from_its_training(folder: Path) -> None:
+    tuning = "tuning: {epochs: 1, mac_penalty: 0.3, threshold_scale: 2.0, "
+    own = "options: {gradient: gated}, mac_penalty: 0.0"
+    text = TEXT.replace("tuning: {epochs: 1, ", tuning).replace(
+        "points: [0.1, 0.5]", "points: [0.5], options: {gradient: gated}"
+    )
+    text = text.replace("options: {placement: greedy, bias_first: true}, mac_penalty: 0.2", own)
+    (folder / "figure.yaml").write_text(text)
+    curves = run(folder, only=["paper", "ours"])
+    trained = [curves[name]["config"]["training"] for name in ("paper", "ours")]
+    assert [(t["mac_penalty"], t["threshold_scale"]) for t in trained] == [(0.3, 2.0), (0.0, 2.0)]
+    for layer in curves["paper"]["points"][0]["layers"]:
+        assert all(len(set(check["threshold"])) > 1 for check in layer["checks"])
+
+
 def test_a_saved_network_has_the_accuracy_that_the_file_tells(folder: Path) -> None:
     point = run(folder, only=["paper"])["paper"]["points"][0]
     net = load(folder / "runs" / "paper" / "seed3" / "0.1" / "net.safetensors")

@@ -151,7 +151,7 @@ def test_they_cannot_learn_twice_and_go_on_after_the_refusal() -> None:
         assert net.conv1.threshold_moves is not None
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_the_scale_is_positive(scale: float) -> None:
     with pytest.raises(ConfigError, match="scale of thresholds"), learning_thresholds(network()[0], scale):
         pass

@@ -86,6 +86,8 @@ def terminate(
     check_writable(path, beside=(".json",))
     if images is not None and images < 1:
         raise ConfigError(f"images is at least 1, not {images}")
+    if threshold_scale and gradient != "gated":  # told now, not after the placement
+        raise ConfigError(f"a threshold_scale needs the gradient 'gated', not {gradient!r}")
     network, spec = open_net(net)
     recipe = _recipe(network, epochs, mac_penalty, penalty_of, threshold_scale, taught, budgets)
     splits = open_images(net, spec, data)

@@ -34,9 +34,9 @@ class CurveConfig:
         options: of the method.
         points: what the method takes from point to point: a tolerance, or a share of filters.
         training: "tuning" for the experiment's fine-tuning, "base" for its base training, "none", or one of its phases.
-        mac_penalty: factor of the share of MACs done in the loss of the training.
+        mac_penalty: factor of the share of MACs done in the loss; null, here and below, is the training's own.
         threshold_scale: of what the checks' thresholds learn in the training.
-        taught: share of the labels in the training that its teacher gives; null is the training's own.
+        taught: share of the labels in the training that its teacher gives.
         paper: the paper's points, as MACs and accuracy in [0, 1].
     """
 
@@ -45,8 +45,8 @@ class CurveConfig:
     options: dict[str, Any] = field(default_factory=dict)
     points: list[float] = field(default_factory=lambda: [0.0])
     training: str = "tuning"
-    mac_penalty: float = 0.0
-    threshold_scale: float = 0.0
+    mac_penalty: float | None = None
+    threshold_scale: float | None = None
     taught: float | None = None
     paper: list[list[float]] | None = None
 
@@ -185,8 +185,8 @@ def _phase(experiment: Experiment, config: CurveConfig) -> Phase | None:
     phase = phases[config.training]
     if phase is None:
         return None
-    taught = phase.taught if config.taught is None else config.taught
-    return replace(phase, mac_penalty=config.mac_penalty, taught=taught, threshold_scale=config.threshold_scale)
+    own = {name: getattr(config, name) for name in ("mac_penalty", "threshold_scale", "taught")}
+    return replace(phase, **{name: value for name, value in own.items() if value is not None})
 
 
 def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:

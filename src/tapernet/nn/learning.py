@@ -1,5 +1,6 @@
 """Thresholds of checks that are trained with the weights."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,12 +26,12 @@ def learning_thresholds(net: nn.Module, scale: float = 1.0) -> Iterator[None]:
         scale: positive; gradient descent moves thresholds by its square times what it would move a weight by.
 
     Raises:
-        ConfigError: a scale that is not positive, no layer with checks, another gradient, a check of rounded sums, or
+        ConfigError: a scale out of range, no layer with checks, another gradient, a check of rounded sums, or
             thresholds that learn already.
     """
     layers = {path: layer for path, layer in terminating_layers(net).items() if layer.checks}
-    if not scale > 0:
-        raise ConfigError(f"the scale of thresholds that learn is positive, not {scale!r}")
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"the scale of thresholds that learn is positive and finite, not {scale!r}")
     if not layers:
         raise ConfigError(f"no thresholds can learn: {type(net).__name__} has no checks; place_checks places them")
     for path, layer in layers.items():
