@@ -55,6 +55,10 @@ QUALIFY: dict[str, nn.Module] = {
     "double": nn.Sequential(conv(), nn.ReLU()).double(),
     "dilated, strided, grouped": nn.Sequential(nn.Conv2d(2, 4, 3, 2, 2, 2, groups=2), nn.ReLU()),
     "same": nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.ReLU()),
+    "asked for its size": Graph(lambda y, relu: relu(y.view(y.size(0), -1))),
+    "asked for its shape": Graph(lambda y, relu: relu(y.reshape(y.shape[0], -1))),
+    "clamp": Graph(lambda y, _: y.clamp(min=0)),
+    "clamp to a range": Graph(lambda y, _: torch.clamp(y, 0, 6)),
 }
 
 
@@ -85,6 +89,10 @@ SKIP: dict[str, tuple[nn.Module, str]] = {
     "average pooling": (nn.Sequential(conv(), nn.AvgPool2d(2), nn.ReLU()), "averaged"),
     "mean": (Graph(lambda y, relu: relu(y.mean(1))), "averaged"),
     "sum": (Graph(lambda y, relu: relu(y + 1)), "summed"),
+    "clamp below zero": (Graph(lambda y, _: y.clamp(min=-1)), "clamp"),
+    "clamp from above": (Graph(lambda y, _: y.clamp(max=1)), "clamp"),
+    "clamp by a tensor": (Graph(lambda y, _: y.clamp(torch.zeros(1))), "clamp"),
+    "size alone": (Graph(lambda y, relu: torch.ones(y.size(0))), "nothing reads"),
     "leaky": (nn.Sequential(conv(), nn.LeakyReLU(), nn.ReLU()), "LeakyReLU"),
     "product": (Graph(lambda y, relu: relu(y * 2)), "mul"),
     "another convolution": (nn.Sequential(conv(), nn.Conv1d(2, 2, 1)), "Conv1d"),
@@ -96,6 +104,22 @@ SKIP: dict[str, tuple[nn.Module, str]] = {
         nn.Sequential(conv(), nn.BatchNorm2d(2, track_running_stats=False), nn.ReLU()), "batch-norm",
     ),
 }  # fmt: skip
+
+
+def test_straight_through_takes_a_relu_behind_a_view_in() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = conv(), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.relu(y.view(y.size(0), -1))
+
+    model = Model().eval()
+    stopping = terminate(model, EXAMPLE, gradient="straight-through")
+    assert isinstance(stopping.get_submodule("relu"), nn.Identity)
+    assert torch.equal(stopping(image()), model(image()))
 
 
 @pytest.mark.parametrize("name", SKIP)
@@ -214,6 +238,36 @@ def test_exact_order_skips_layers_whose_inputs_may_be_negative() -> None:
     assert list(stopping.skipped) == ["conv1"]
     assert torch.equal(stopping(image()), model(image()))
     assert not terminate(model, EXAMPLE, order="exact", non_negative_input=True).skipped
+
+
+@pytest.mark.parametrize("below_zero", [
+    lambda y: y + (-1.0), lambda y: y - 1.0, lambda y: torch.add(y, y, alpha=-2), lambda y: -1 + y, lambda y: y.add(-1),
+])  # fmt: skip
+def test_exact_order_skips_a_layer_after_a_sum_that_may_be_negative(below_zero: Callable[[Tensor], Tensor]) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = conv(), conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.second(below_zero(F.relu(self.first(x)))))
+
+    stopping = terminate(Model(), EXAMPLE, order="exact", non_negative_input=True)
+    assert list(terminating_layers(stopping)) == ["first"]
+    assert "may be negative" in stopping.skipped["second"]
+
+
+@pytest.mark.parametrize("as_great", [lambda y: y + 1.0, lambda y: torch.add(y, y, alpha=2), lambda y: y.clamp(min=0)])
+def test_exact_order_takes_a_layer_after_a_sum_of_what_is_not_negative(as_great: Callable[[Tensor], Tensor]) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = conv(), conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.second(as_great(F.relu(self.first(x)))))
+
+    assert not terminate(Model(), EXAMPLE, order="exact", non_negative_input=True).skipped
 
 
 def test_options_reach_the_layers() -> None:

@@ -71,6 +71,19 @@ def test_table_2_of_the_first_layer(net: nn.Module) -> None:
     assert layer.right_stops == pytest.approx((stopped & negative).sum() / stopped.sum())
 
 
+def test_the_error_of_a_stop_that_emits_something_above_zero() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 2, 1, bias=False), nn.ReLU())
+    # Sums after the first tap, and full ones: 3 and -3, which ReLU would make zero; 3 and 4.
+    weights = torch.tensor([[3.0, -2, -2, -2], [3.0, 2, -2, 1]])
+    with torch.no_grad():
+        model[0].weight.copy_(weights.view(2, 4, 1, 1))
+    stopping = terminate(model, torch.ones(1, 4, 1, 1))
+    stopping[0].set_checks([Check(position=1, threshold=5)])
+    situations = count_termination(stopping, torch.ones(1, 4, 1, 1)).layers[0].situations
+    assert (situations["true negative"].count, situations["true negative"].error) == (1, 3)
+    assert (situations["false negative"].count, situations["false negative"].error) == (1, 1)
+
+
 def test_totals(net: nn.Module) -> None:
     report = count_termination(net, images(), batch_size=2)
     assert [layer.path for layer in report.layers] == ["conv1", "conv2", "conv3"]

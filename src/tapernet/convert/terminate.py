@@ -33,6 +33,10 @@ AVERAGES = {nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_poo
 SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 """Mix them with others; what goes in without negative values comes out without."""
 NON_NEGATIVE = RECTIFIERS | {nn.Sigmoid, torch.sigmoid, "sigmoid"}
+CLAMPS = {torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_, "clamp", "clamp_", "clamp_min", "clamp_min_"}
+"""Do what a ReLU does to them if the least value is zero."""
+SHAPES = {"size", "dim", "numel"}
+"""Ask for a value's shape, not for the value."""
 
 
 def terminate(
@@ -85,7 +89,7 @@ def terminate(
     survey = _Survey(trace(inner), inner, options, non_negative_input)
     plans, skipped = survey.plans()
     if not plans:
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "it has no convolution"
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "it has no Conv2d module"
         raise TerminationError(f"{type(model).__name__}: no convolution can stop early ({reasons})")
     for plan in plans:
         _apply(plan, inner, options)
@@ -209,11 +213,11 @@ class _Survey:
 
     def _obstacle(self, value: fx.Node) -> str | None:
         """Why it matters how negative a value is; None if it does not."""
-        if not value.users:
+        if not _readers(value):
             return "nothing reads its output"
-        for user in value.users:
+        for user in _readers(value):
             kind = self._kind(user)
-            if kind in RECTIFIERS:
+            if self._rectifies(user):
                 continue
             reason = self._obstacle(user) if kind in SELECTORS else self._effect(user, kind)
             if reason is not None:
@@ -236,26 +240,55 @@ class _Survey:
         kind = self._kind(value)
         if value.op == "placeholder":
             return self.non_negative_input
-        if kind in SELECTORS | AVERAGES | SUMS:
-            return all(self._non_negative(source) for source in value.all_input_nodes)
-        return kind in NON_NEGATIVE
+        if kind in SUMS:
+            return all(map(self._non_negative_term, (*value.args, *value.kwargs.values())))
+        if kind in SELECTORS | AVERAGES:
+            return all(self._non_negative(source) for source in value.all_input_nodes if not _is_shape(source))
+        return kind in NON_NEGATIVE or self._rectifies(value)
+
+    def _non_negative_term(self, term: Any) -> bool:
+        """Of a sum: another value, or a number, which may also be the factor of one."""
+        return self._non_negative(term) if isinstance(term, fx.Node) else isinstance(term, int | float) and term >= 0
+
+    def _rectifies(self, node: fx.Node) -> bool:
+        """Whether a node makes negative values zero."""
+        kind = self._kind(node)
+        if kind not in CLAMPS:
+            return kind in RECTIFIERS
+        least = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+        return isinstance(least, int | float) and least == 0
 
     def _own_relu(self, calls: list[fx.Node]) -> str | None:
         """The nn.ReLU that a straight line leads to from the convolution's only call."""
         node = calls[0]
-        while len(calls) == len(node.users) == 1:
-            (node,) = node.users
+        while len(calls) == len(_readers(node)) == 1:
+            (node,) = _readers(node)
             kind = self._kind(node)
             if kind is nn.ReLU:
                 path = str(node.target)
                 return path if len(self.calls[path]) == 1 else None
-            if (kind not in SELECTORS and kind is not nn.BatchNorm2d) or len(node.all_input_nodes) != 1:
+            values = [source for source in node.all_input_nodes if not _is_shape(source)]
+            if (kind not in SELECTORS and kind is not nn.BatchNorm2d) or len(values) != 1:
                 return None
         return None
 
     def _kind(self, node: fx.Node) -> Any:
         """The module's class, or the function or method that is called."""
         return type(self.modules[str(node.target)]) if node.op == "call_module" else node.target
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """The nodes that read a node's value, those left out that only ask for its shape."""
+    return [user for user in node.users if not _is_shape(user)]
+
+
+def _is_shape(node: fx.Node) -> bool:
+    """Whether a node is a shape or was taken from one, as the size in `y.view(y.size(0), -1)`."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    if node.op == "call_function" and node.target is operator.getitem:
+        return isinstance(node.args[0], fx.Node) and _is_shape(node.args[0])
+    return node.op == "call_method" and node.target in SHAPES
 
 
 def _apply(plan: _Plan, model: nn.Module, options: Termination) -> None:

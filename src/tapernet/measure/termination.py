@@ -32,8 +32,9 @@ class Situation:
     Args:
         count: how many.
         macs: terms that were computed for them.
-        error: by how much what ReLU passes is wrong, added up: u for a false negative, or, where a threshold above zero
-            lets it emit something above zero, the distance from u to that; else 0.
+        error: by how much what ReLU passes is wrong, added up: u for a false negative that emits something below zero,
+            as all do at a threshold of zero. One above zero may emit more, and the error is what lies between that and
+            u, or, for a true negative, zero.
     """
 
     count: int = 0
@@ -96,8 +97,9 @@ class LayerTermination:
         for name, (outputs, left_out) in found.items():
             self.situations[name].count += outputs
             self.situations[name].macs += outputs * outcome.terms - left_out
-        lost = torch.where(stopped & ~negative, (outcome.full - outcome.emitted.relu()).abs(), 0)
-        self.situations["false negative"].error += float(lost.sum(dtype=torch.float64))
+        wrong = torch.where(stopped, (outcome.full.relu() - outcome.emitted.relu()).abs(), 0)
+        for name, mask in (("true negative", negative), ("false negative", ~negative)):
+            self.situations[name].error += float((wrong * mask).sum(dtype=torch.float64))
 
 
 @dataclass

@@ -25,7 +25,7 @@ def cp(
     keep: Mapping[str, int],
     images: Tensor,
     *,
-    sample: int = 1000,
+    sample: int = 5000,
     places: int = 10,
     batch_size: int = 20,
     ridge: float = 1e-6,
@@ -40,8 +40,10 @@ def cp(
         filters: of the model to change.
         keep: filters to keep, by path.
         images: shape (n, channels, height, width).
-        sample: images to take, at equal distances.
-        places: outputs to take from each image, at random.
+        sample: images to take, at equal distances; the default, as that of `places`, is that of He et al. A fully
+            connected layer has one output in an image, and with few times as many as its inputs the rebuilt weights
+            fit those images alone.
+        places: outputs of a convolution to take from each image, at random.
         batch_size: images run at once.
         ridge: pull of the rebuilt weights towards the old ones, in units of the inputs' mean square.
         seed: of the random places.
