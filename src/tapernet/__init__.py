@@ -17,8 +17,9 @@ from tapernet.measure.cam import ActivationMaps, activation_maps
 from tapernet.measure.cam_grid import draw_maps
 from tapernet.measure.curve import Curve, Point, evaluate
 from tapernet.measure.joint import JointPoint, JointTable, evaluate_joint
+from tapernet.measure.mac_maps import mac_image, mac_maps, mac_shares
 from tapernet.measure.macs import count_parameters, layer_macs, total_macs
-from tapernet.measure.termination import by_iteration, count_termination, mac_image, mac_maps, measure_inputs
+from tapernet.measure.termination import by_iteration, count_termination, measure_inputs
 from tapernet.nn.check import Check
 from tapernet.nn.learning import learning_thresholds
 from tapernet.nn.net import TaperedNet
@@ -79,6 +80,7 @@ __all__ = [
     "mac_image",
     "mac_maps",
     "mac_penalty",
+    "mac_shares",
     "measure_inputs",
     "place_checks",
     "prune_filters",

@@ -11,7 +11,7 @@ from torch import nn
 from tapernet import Check, ImageData, count_termination, measure_inputs, taper, terminate, total_macs, zoo
 from tapernet.errors import ConfigError
 from tapernet.measure.joint import evaluate_joint, joint_table
-from tapernet.measure.layers import layer_table, positions
+from tapernet.measure.layers import layer_table, positions, situation_table
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.terminating import checks_set, terminating_layers
 
@@ -128,3 +128,12 @@ def test_every_layer_has_a_row() -> None:
     table = layer_table(stopping, count_termination(stopping, DATA))
     assert list(table.columns[0].cells) == ["conv1", "conv2", "conv3", "fc1", "fc2"]
     assert list(table.columns[1].cells)[:3] == ["22 / 76", "80 / 801", "40 / 801"]
+
+
+def test_every_situation_has_a_row_with_its_macs() -> None:
+    report = count_termination(with_checks(model()), DATA)
+    table = situation_table(report)
+    rows = list(zip(*(list(column.cells) for column in table.columns), strict=True))
+    assert [row[:2] for row in rows[:4]] == [("conv1", name) for name in report.layers[0].situations]
+    negative = report.layers[0].situations["true negative"]
+    assert rows[1][3:5] == ("23.0", f"{negative.macs / len(DATA):,.0f}")  # 22 products and the check

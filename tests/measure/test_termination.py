@@ -1,4 +1,4 @@
-"""MACs, decisions and maps of terminating networks against sums taken with numpy."""
+"""MACs and decisions of terminating networks against sums taken with numpy."""
 
 import json
 import math
@@ -18,8 +18,6 @@ from tapernet.measure.termination import (
     TABLE_1_ITERATIONS,
     by_iteration,
     count_termination,
-    mac_image,
-    mac_maps,
     measure_inputs,
     observing,
 )
@@ -151,29 +149,6 @@ def test_no_stop_has_no_share_of_right_ones(net: nn.Module) -> None:
     assert math.isnan(count_termination(net, images()).layers[0].right_stops)
 
 
-def test_maps_add_up_to_what_was_done(net: nn.Module) -> None:
-    report = count_termination(net, images())
-    maps = mac_maps(net, images())
-    assert {path: tuple(m.shape) for path, m in maps.items()} == {
-        "conv1": (5, 12, 12), "conv2": (5, 6, 6), "conv3": (5, 3, 3),
-    }  # fmt: skip
-    others = sum(report.others.values())
-    assert torch.equal(sum(m.sum((1, 2)) for m in maps.values()) + others, report.done_per_image)
-    image = mac_image(net, images())
-    assert image.shape == (5, 12, 12)
-    assert torch.allclose(image.sum((1, 2)) + others, report.done_per_image.double())
-
-
-def test_a_map_shows_where_nothing_stops() -> None:
-    stopping = terminate(nn.Sequential(nn.Conv2d(1, 1, (1, 3), padding="same"), nn.ReLU()), torch.zeros(1, 1, 4, 4))
-    with torch.no_grad():
-        stopping[0].weight.copy_(torch.tensor([0.1, 1.0, 0.1]).view(1, 1, 1, 3))
-    stopping[0].set_checks([Check(position=1)])
-    x = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
-    # The heaviest tap is the pixel itself: positive pixels take all four terms, negative ones one and the check.
-    assert torch.equal(mac_maps(stopping, x[None, None])["0"][0], torch.where(x > 0, 4, 2))
-
-
 def test_expected_order_sees_the_mean_size_of_inputs(net: nn.Module) -> None:
     scale = torch.tensor([0.1, 1.0, 10.0]).view(1, 3, 1, 1)
     measure_inputs(net, images() * scale, batch_size=2)
@@ -209,7 +184,7 @@ def test_a_network_with_a_dial() -> None:
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("measure", [count_termination, mac_maps, mac_image, measure_inputs])
+@pytest.mark.parametrize("measure", [count_termination, measure_inputs])
 def test_zero_images(net: nn.Module, measure: object) -> None:
     with pytest.raises(DataError, match="zero images"):
         measure(net, images(0))
@@ -220,10 +195,9 @@ def test_whole_numbers_for_images(net: nn.Module) -> None:
         count_termination(net, images().to(torch.uint8))
 
 
-@pytest.mark.parametrize("measure", [count_termination, mac_maps, mac_image])
-def test_a_network_that_does_not_terminate(measure: object) -> None:
+def test_a_network_that_does_not_terminate() -> None:
     with pytest.raises(ConfigError, match="call terminate"):
-        measure(zoo.create("c10net", input_shape=SHAPE), images())
+        count_termination(zoo.create("c10net", input_shape=SHAPE), images())
 
 
 def test_an_unknown_layer(net: nn.Module) -> None:

@@ -10,6 +10,7 @@ from tapernet.commands.cam import cam
 from tapernet.commands.cascade import cascade
 from tapernet.commands.evaluate import evaluate
 from tapernet.commands.extract import extract
+from tapernet.commands.maps import maps
 from tapernet.commands.report import report
 from tapernet.commands.reproduce import reproduce
 from tapernet.commands.search import search
@@ -28,8 +29,9 @@ COMMANDS: dict[str, Any] = {
     "report": report,
     "bench": bench,
     "cam": cam,
+    "maps": maps,
     "zoo": zoo,
 }
 
-WORDS = {"cam": "images", "report": "figures"}
+WORDS = {"cam": "images", "maps": "images", "report": "figures"}
 """The option of a command that takes the words right after it, as in `tapernet cam one.png two.png`."""

@@ -8,7 +8,7 @@ from tapernet.files import check_writable
 from tapernet.measure.curve import POINTS, Curve
 from tapernet.measure.curve import evaluate as measure
 from tapernet.measure.joint import JointTable, evaluate_joint
-from tapernet.measure.layers import layer_table
+from tapernet.measure.layers import layer_table, situation_table
 from tapernet.measure.plot import check_ending
 from tapernet.measure.termination import count_termination
 from tapernet.nn.terminating import terminating_layers
@@ -37,6 +37,7 @@ def evaluate(
     if terminating_layers(network):
         report = count_termination(network, splits.test)
         show(layer_table(network, report))
+        show(situation_table(report))
         found: Curve | JointTable = evaluate_joint(network, splits.test, budgets, name=name, counted={1.0: report})
     else:
         found = measure(network, splits.test, budgets, name=name)

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from tapernet.measure.cam import ActivationMaps
-from tapernet.measure.plot import save_figure
+from tapernet.measure.plot import picture_grid, save_figure
 from tapernet.nn.net import budget_name
 
 RIGHT, WRONG, UNKNOWN = "tab:green", "tab:red", "0.2"
@@ -39,7 +38,7 @@ def draw_maps(
         FileError: the picture cannot be written.
     """
     labels = [None] * len(pictures) if labels is None else labels
-    figure, axes = _grid(len(pictures), 1 + len(found))
+    figure, axes = picture_grid(len(pictures), 1 + len(found))
     for row, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         seen = picture.permute(1, 2, 0).numpy()
         for column, ax in enumerate(axes[row]):
@@ -63,12 +62,3 @@ def draw_maps(
 def _scaled(values: Tensor) -> Tensor:
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else values * 0
-
-
-def _grid(rows: int, columns: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.15 * columns, 1.45 * rows), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)

@@ -1,4 +1,4 @@
-"""What each layer of a terminating network did, as a table."""
+"""What each layer of a terminating network did, as tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +33,26 @@ def layer_table(net: nn.Module, report: TerminationReport) -> Any:
                       f"{layer.total // report.images:,}", f"{layer.saved:.1%}", *shares)  # fmt: skip
     for path, macs in report.others.items():
         table.add_row(path, "", f"{macs:,}", f"{macs:,}", "")
+    return table
+
+
+def situation_table(report: TerminationReport) -> Any:
+    """A rich table: what became of each layer's outputs, with MACs and errors (ET paper, Table 2).
+
+    Args:
+        report: of `count_termination`.
+    """
+    from rich.table import Table
+
+    table = Table(title="outputs by situation", caption="error: of what ReLU passes, on average over such outputs")
+    for heading in ("layer", "situation", "outputs", "MACs an output", "MACs an image", "error"):
+        table.add_column(heading, justify="left" if heading in ("layer", "situation") else "right")
+    for layer in report.layers:
+        for name, found in layer.situations.items():
+            each = [f"{found.macs / found.count:,.1f}", f"{found.error / found.count:.4g}"] if found.count else ["", ""]
+            table.add_row(layer.path, name, f"{found.count / layer.outputs:.1%}", each[0],
+                          f"{found.macs / report.images:,.0f}", each[1])  # fmt: skip
+        table.add_section()
     return table
 
 

@@ -64,6 +64,16 @@ def new_axes(columns: int = 1) -> Any:
     return figure.subplots(1, columns)
 
 
+def picture_grid(rows: int, columns: int) -> tuple[Any, Any]:
+    """A figure of small pictures, and its axes as a (rows, columns) array."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.15 * columns, 1.45 * rows), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
 def check_ending(path: str | Path, others: Sequence[str] = ()) -> None:
     """Raises ConfigError if the ending is none of matplotlib's pictures and none of the others."""
     from matplotlib.backend_bases import FigureCanvasBase

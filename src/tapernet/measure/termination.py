@@ -1,4 +1,4 @@
-"""What early termination does to a network: MACs done and saved, right and wrong decisions, and where in the image."""
+"""What early termination does to a network: MACs done and saved, right and wrong decisions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapernet.errors import ConfigError
@@ -23,6 +22,9 @@ TABLE_1_ITERATIONS = (3, 7, 15, 22, 30, 37, 45, 52, 60, 67)
 
 SITUATIONS = ("true positive", "true negative", "false positive", "false negative")
 """Table 2 of the ET paper. Negative: the filter was stopped; true: the sign of the full sum says the same."""
+
+Watch = Callable[[str, TerminatingConv2d, Outcome], None]
+"""What is told of a layer's calls: its path, the layer, and what became of it."""
 
 
 @dataclass
@@ -156,7 +158,7 @@ class TerminationReport:
 
 
 @contextmanager
-def observing(net: nn.Module, watch: Callable[[str, TerminatingConv2d, Outcome], None]) -> Iterator[None]:
+def observing(net: nn.Module, watch: Watch) -> Iterator[None]:
     """Calls `watch` with path, layer and outcome of every call of a terminating layer inside the block.
 
     Raises:
@@ -198,7 +200,7 @@ def count_termination(net: nn.Module, data: Labelled | Tensor, batch_size: int =
 
     for batch in torch.split(images, batch_size):
         per_image.append(torch.zeros(len(batch), dtype=torch.int64))
-        _run(net, batch, watch)
+        run_watched(net, batch, watch)
     terminating = terminating_layers(net)
     with eval_mode(net):
         others = {path: m.paper for path, m in layer_macs(net, images[0]).items() if path not in terminating}
@@ -260,62 +262,12 @@ def by_iteration(
     handle = layer.register_forward_pre_hook(measure)
     try:
         for batch in torch.split(images_of(data), batch_size):
-            _run(net, batch, None)
+            run_watched(net, batch, None)
     finally:
         handle.remove()
         layer.observer = None
         layer.set_checks(before)
     return [Iteration(i, count.right_stops, count.saved) for i, count in zip(iterations, counts, strict=True)]
-
-
-def mac_maps(net: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Where each layer spends its MACs: the sum over its filters at each place of its output.
-
-    Args:
-        net: a network from `tapernet.terminate`.
-        images: shape (n, channels, height, width).
-
-    Returns:
-        By the path of each terminating layer, MACs, shape (n, its height, its width), int64.
-
-    Raises:
-        DataError: no images.
-        ConfigError: the network has no terminating layer.
-    """
-    maps: dict[str, Tensor] = {}
-
-    def watch(path: str, layer: TerminatingConv2d, outcome: Outcome) -> None:
-        done = outcome.done.sum(1)
-        maps[path] = maps[path] + done if path in maps else done
-
-    _run(net, images_of(images), watch)
-    return maps
-
-
-def mac_image(net: nn.Module, images: Tensor) -> Tensor:
-    """Where in each image the terminating layers spend their MACs, as one map of the image's size.
-
-    Each layer's map is stretched over the image, and its MACs spread evenly, so that the sum is kept.
-
-    Args:
-        net: a network from `tapernet.terminate`.
-        images: shape (n, channels, height, width).
-
-    Returns:
-        MACs, shape (n, height, width), float64.
-
-    Raises:
-        DataError: no images.
-        ConfigError: the network has no terminating layer.
-    """
-    size = images.shape[2:]
-    result = torch.zeros(len(images), *size, dtype=torch.float64, device=images.device)
-    for layer_map in mac_maps(net, images).values():
-        stretched = F.interpolate(layer_map[:, None].double(), size=size, mode="nearest")[:, 0]
-        # Nearest neighbours repeat a place unequally often where the sizes do not divide: keep each image's sum.
-        total = stretched.sum((1, 2), keepdim=True).clamp(min=1)
-        result += stretched * layer_map.sum((1, 2), keepdim=True) / total
-    return result
 
 
 def measure_inputs(net: nn.Module, data: Labelled | Tensor, batch_size: int = 250) -> None:
@@ -346,7 +298,7 @@ def measure_inputs(net: nn.Module, data: Labelled | Tensor, batch_size: int = 25
     try:
         with checks_set(net, {}):
             for batch in torch.split(images_of(data), batch_size):
-                _run(net, batch, None)
+                run_watched(net, batch, None)
     finally:
         for handle in handles:
             handle.remove()
@@ -355,7 +307,9 @@ def measure_inputs(net: nn.Module, data: Labelled | Tensor, batch_size: int = 25
 
 
 @torch.no_grad()
-def _run(net: nn.Module, images: Tensor, watch: Callable[[str, TerminatingConv2d, Outcome], None] | None) -> None:
-    """Runs the images in eval mode."""
+def run_watched(
+    net: nn.Module, images: Tensor, watch: Callable[[str, TerminatingConv2d, Outcome], None] | None
+) -> None:
+    """Runs the images in eval mode, with `watch` told of every call as by `observing`."""
     with eval_mode(net), nullcontext() if watch is None else observing(net, watch):
         net(images)
