@@ -21,7 +21,7 @@ from tapernet.placement import PLACEMENTS, least_right, place_checks
 from tapernet.placement.greedy import choose_steps, macs_done
 from tapernet.placement.greedy_paper import _Search, from_centre
 from tapernet.placement.per_filter import _measure, _Table
-from tapernet.placement.rerun import Rerun
+from tapernet.placement.rerun import Rerun, usual_batch
 
 pytestmark = pytest.mark.usefixtures("usual_times")
 
@@ -199,6 +199,23 @@ def test_only_the_layers_from_the_change_on_are_run_again() -> None:
     rerun.run(0)
     # Nothing changed: only the last layer's input is remembered, not its output.
     assert sum(rerun.executions.values()) - sum(before.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("network", "side", "batch"),
+    [("c10net", 8, 100), ("c10net", 32, 100), ("nin", 32, 21), ("nin", 16, 85)],  # of 192 x 32 x 32 floats 21 are 16 MB
+)
+def test_a_batch_is_smaller_where_activations_are_large(network: str, side: int, batch: int) -> None:
+    net = zoo.create(network, input_shape=(3, side, side))
+    images = torch.zeros(3, 3, side, side)
+    assert usual_batch(net, images) == batch
+    assert net.training
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_batch_of_one_image_where_that_is_too_much_already() -> None:
+    wide = nn.Conv2d(1, 64, 1)
+    assert usual_batch(wide, torch.zeros(2, 1, 512, 512)) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,7 +28,7 @@ def greedy(
     shares: Sequence[float] = SHARES,
     thresholds: Sequence[float] = (0.0,),
     bias_first: bool | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     memory: int = 4 * GIGABYTE,
     sample: int = 2500,
 ) -> Placement:
@@ -48,7 +48,7 @@ def greedy(
         shares: positions to choose from, as shares of a filter's terms.
         thresholds: to choose from, with every share.
         bias_first: whether partial sums include the bias; None leaves it as the network has it.
-        batch_size: images run at once.
+        batch_size: images run at once; by default at most 100, and fewer for large activations.
         memory: bytes of activations that may be kept.
         sample: images on which steps are chosen.
     """
@@ -84,7 +84,7 @@ def place_greedily(
     candidates: Candidates,
     cost: Cost,
     *,
-    batch_size: int,
+    batch_size: int | None,
     memory: int,
     sample: int,
     least: float = 0.0,

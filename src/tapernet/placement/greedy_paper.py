@@ -22,7 +22,7 @@ def greedy_paper(
     *,
     shares: Sequence[float] = (0.05, 0.32),
     threshold: float = 0.0,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     memory: int = 4 * GIGABYTE,
     sample: int | None = None,
     plain: bool = False,
@@ -44,7 +44,7 @@ def greedy_paper(
         tolerance: e_t.
         shares: v, tried in this order.
         threshold: of every check.
-        batch_size: images run at once.
+        batch_size: images run at once; by default at most 100, and fewer for large activations.
         memory: bytes of activations that may be kept.
         sample: images from which outcomes are guessed; by default a tenth of them, at most 2500.
         plain: make each trial on all images from the first layer on: slow, and the same answer.

@@ -20,6 +20,11 @@ GIGABYTE = 1 << 30
 IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
 """Functions of the operator module that write into their input."""
 
+LARGEST_BATCH = 100
+LARGEST_BLOCK = 16 << 20
+"""Bytes. The C library gives blocks beyond 32 MB back at once, and the system clears every page of the next one: with
+batches of 78 MB that was half of the time of NiN."""
+
 Checks = dict[str, tuple[Check, ...]]
 """The checks of each terminating layer, by its path."""
 Cost = Callable[[str, Outcome], float]
@@ -63,7 +68,7 @@ class Rerun:
         net: a network from `tapernet.terminate`, run in eval mode.
         images: standardised, shape (n, channels, height, width).
         labels: shape (n,).
-        batch_size: images run at once.
+        batch_size: images run at once; by default `usual_batch`.
         memory: bytes that remembered values may take; beyond it they are computed again.
         cost: of each call of a layer, to be added up as well.
 
@@ -82,11 +87,13 @@ class Rerun:
         images: Tensor,
         labels: Tensor,
         *,
-        batch_size: int = 100,
+        batch_size: int | None = None,
         memory: int = 4 * GIGABYTE,
         cost: Cost | None = None,
     ) -> None:
         self.net, self.images, self.labels, self.cost = net, images, labels, cost
+        if batch_size is None:
+            batch_size = usual_batch(net, images)
         self.index = torch.split(torch.arange(len(images)), batch_size)
         self.memory, self.used = memory, 0
         inner = net.model if isinstance(net, TaperedNet) else net
@@ -237,6 +244,24 @@ class Rerun:
             signatures[path] = before
             before = (*before, (layer.options, layer.checks))
         return signatures
+
+
+def usual_batch(net: nn.Module, images: Tensor) -> int:
+    """How many images to run at once, so that no layer's output takes more than `LARGEST_BLOCK`."""
+    largest = _bytes(images[:1])
+
+    def measure(_: nn.Module, __: Any, output: Any) -> None:
+        nonlocal largest
+        largest = max(largest, _bytes(output))
+
+    handles = [module.register_forward_hook(measure) for module in net.modules()]
+    try:
+        with torch.inference_mode(), eval_mode(net):
+            net(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(1, min(LARGEST_BATCH, LARGEST_BLOCK // largest))
 
 
 class _Runner(fx.Interpreter):

@@ -28,7 +28,7 @@ def timed(
     bias_first: bool | None = None,
     timed_batch: int = 1,
     foreseen: float = 1.0,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     memory: int = 4 * GIGABYTE,
     sample: int = 2500,
 ) -> Placement:
@@ -49,7 +49,7 @@ def timed(
         timed_batch: images in a call of the engine that is timed.
         foreseen: share of the survivors that is counted, in (0, 1]. Below 1 it sets checks that pay only
             after training with a MAC penalty, which lowers the survivors.
-        batch_size: images run at once.
+        batch_size: images run at once; by default at most 100, and fewer for large activations.
         memory: bytes of activations that may be kept.
         sample: images on which steps are chosen.
 
