@@ -72,9 +72,11 @@ struct Layout {
       : height(size.height), width(size.width), halo(value.halo), lanes(value.lanes), blocks(value.blocks()) {}
 
   ptrdiff_t row() const { return static_cast<ptrdiff_t>(width + 2 * halo) * lanes; }
+  // Of a block, its border included. What lies between that and the next one is never written.
+  ptrdiff_t filled() const { return (height + 2 * halo) * row(); }
   // An odd number of cache lines apart, where blocks of a power of two would all fall into the same few cache sets.
   ptrdiff_t block() const {
-    const ptrdiff_t floats = (height + 2 * halo) * row();
+    const ptrdiff_t floats = filled();
     return lanes == kLanes && floats / kLanes % 2 == 0 ? floats + kLanes : floats;
   }
   ptrdiff_t image() const { return blocks * block(); }

@@ -235,15 +235,21 @@ class TerminatingStep : public SparseStep {
     }
   }
 
-  // Of every filter, the taps before each check, grouped by check and chunk of channels.
+  // Of a filter, its bias included.
+  int terms() const { return static_cast<int>(channels_.size()) * window_.taps() + checks_.has_bias; }
+
+  // Of every filter, the taps before each check, grouped by check and chunk of channels. A check that leaves no term to
+  // save has none.
   void choose_taps(const std::vector<std::vector<int>>& positions) {
     checks_count_ = static_cast<int>(positions.size());
     std::vector<std::vector<Tap>> of_stage(static_cast<size_t>(checks_count_) * tap_chunks_ * kept_filters_);
     for (int f = 0; f < kept_filters_; ++f) {
-      std::vector<int> order = largest_first(f, positions.back()[f]);
+      std::vector<int> places;
+      for (const std::vector<int>& check : positions) places.push_back(check[f] < terms() ? check[f] : 0);
+      std::vector<int> order = largest_first(f, *std::max_element(places.begin(), places.end()));
       int from = 0;
       for (int check = 0; check < checks_count_; ++check) {
-        const int to = std::max(from, std::min(static_cast<int>(order.size()), positions[check][f]));
+        const int to = std::max(from, std::min(static_cast<int>(order.size()), places[check]));
         std::sort(order.begin() + from, order.begin() + to);  // the sum is the same; the memory likes it
         for (; from < to; ++from) {
           const int chunk = order[from] / window_.taps() * tap_chunks_ / static_cast<int>(channels_.size());
@@ -279,10 +285,9 @@ class TerminatingStep : public SparseStep {
 
   // Of each check and kept filter; where no term is left to save, a filter does not stop.
   void choose_thresholds(const std::vector<std::vector<int>>& positions) {
-    const int terms = static_cast<int>(channels_.size()) * window_.taps() + checks_.has_bias;
     for (int check = 0; check < checks_count_; ++check) {
       for (int f = 0; f < kept_filters_; ++f) {
-        thresholds_.push_back(positions[check][f] >= terms ? -INFINITY : checks_.thresholds[check][f]);
+        thresholds_.push_back(positions[check][f] >= terms() ? -INFINITY : checks_.thresholds[check][f]);
       }
     }
   }
@@ -450,7 +455,7 @@ class RoundedStep : public SparseStep {
     float low = 0, high = 0;
     each_block(in_.kept, [&](int block) {
       float of_block[2];
-      kernels_.range(from + block * in_.layout.block(), in_.layout.block(), &of_block[0], &of_block[1]);
+      kernels_.range(from + block * in_.layout.block(), in_.layout.filled(), &of_block[0], &of_block[1]);
       low = std::min(low, of_block[0]);
       high = std::max(high, of_block[1]);
     });
@@ -461,7 +466,7 @@ class RoundedStep : public SparseStep {
     if (!std::isfinite(scale)) return false;
     each_block(in_.kept, [&](int block) {
       const ptrdiff_t at = block * in_.layout.block();
-      kernels_.round(from + at, in_.layout.block(), scale, zero, to.bytes + at);
+      kernels_.round(from + at, in_.layout.filled(), scale, zero, to.bytes + at);
     });
     for (int f = 0; f < kept_filters_; ++f) {
       // sum * step / scale + start >= threshold, where sum leaves out what `zero` added.

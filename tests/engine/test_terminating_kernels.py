@@ -50,12 +50,16 @@ def test_random_layers_and_checks(kernels: str, data: st.DataObject) -> None:
     ).eval()  # fmt: skip
     (layer,) = terminating_layers(net).values()
     n = layer.terms
-    first = [draw(st.integers(1, n), "position") for _ in range(filters)]
-    thresholds = [float(draw(st.integers(-20, 20), "threshold")) for _ in range(filters)]
-    checks = [tn.Check(position=first, threshold=thresholds)]
-    if draw(st.booleans(), "second check"):
-        checks.append(tn.Check(position=[min(n, p + draw(st.integers(1, n), "more")) for p in first]))
-    layer.set_checks(checks)
+    rows = []  # of each filter, a position for each check; n where there is none
+    for _ in range(filters):
+        places = sorted(draw(st.lists(st.integers(1, n), min_size=3, max_size=3), "positions"))
+        none = [draw(st.booleans(), "none") or place in places[:i] for i, place in enumerate(places)]
+        rows.append([n if without else place for without, place in zip(none, places, strict=True)])
+    checks = [
+        tn.Check(position=list(column), threshold=[float(draw(st.integers(-20, 20), "threshold")) for _ in column])
+        for column in zip(*rows, strict=True)
+    ]
+    layer.set_checks(checks[: draw(st.integers(1, 3), "checks")])
     close(tn.compile(net, x, kernels=kernels)(x), by_torch(net, x), 1e-6)
 
 
@@ -152,6 +156,21 @@ def test_rounded_sums_are_left_out_where_the_processor_does_not_multiply_bytes(k
     assert engine.choices == engine.operations() == {"0": usual}
     assert not extension().multiplies_bytes("portable")
     assert tn.compile(net, x, kernels=kernels, choices={"0": "terminating"}).operations() == {"0": "terminating"}
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("left", [1e4, -1e4, torch.nan])
+def test_what_an_earlier_call_left_in_memory_does_not_matter(kernels: str, left: float) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(1, 16, 8, 8)
+    net = tn.terminate(nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU()), x, bias_first=True).eval()
+    (layer,) = terminating_layers(net).values()
+    layer.set_checks([tn.Check(bits=8, threshold=3e38)])  # every output is a sum in eight bits
+    engine = tn.compile(net, x, kernels=kernels, choices={"0": "terminating"})
+    expected = by_torch(net, x)
+    close(engine(x), expected)
+    engine(torch.full((1, 16, 20, 20), left))
+    close(engine(x), expected)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -300,3 +319,47 @@ def test_another_network_is_refused_the_choices(net: nn.Module) -> None:
     with pytest.raises(ConfigError, match=r"unknown layer with checks 'conv3'.*valid: conv1, conv2"):
         engine.remember(net)
     assert not any(layer.choices for layer in terminating_layers(net).values())
+
+
+@pytest.mark.parametrize("gradient", ["exact", "gated"])
+@pytest.mark.parametrize("groups", [2, 4])
+def test_a_grouped_layer_chosen_dense_computes_everything(groups: int, gradient: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, groups=groups), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2 * groups), nn.MaxPool2d(2), nn.ReLU()
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 4, 12, 12)
+    net = tn.terminate(model, x, gradient=gradient).eval()
+    layers = terminating_layers(net)
+    for layer in layers.values():
+        layer.set_checks([tn.Check(share=0.3)])
+    engine = tn.compile(net, x, choices=dict.fromkeys(layers, "dense"))
+    close(engine(x), by_torch(model, x))
+    assert not [k for k in engine.operations().values() if k.startswith("torch")]
+    close(tn.compile(net, x)(x), by_torch(net, x))
+
+
+def test_what_torch_runs_is_dense_where_it_is_chosen_so() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 10, 10)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.GroupNorm(1, 8), nn.Conv2d(8, 8, 3), nn.ReLU()).eval()
+    plain = tn.taper(nn.Sequential(*list(model)[:2], nn.GELU(), *list(model)[3:]), x).eval()
+    net = tn.terminate(plain, x).eval()
+    layers = terminating_layers(net)
+    for layer in layers.values():
+        layer.set_checks([tn.Check(share=0.3)])
+    engine = tn.compile(net, x, choices={path[6:]: "dense" for path in layers})
+    for budget in (1.0, 0.5):
+        with plain.at(budget):
+            close(engine(x, budget=budget), by_torch(plain, x))
+
+
+def test_negative_outputs_that_matter_are_computed_where_dense_is_chosen() -> None:
+    torch.manual_seed(0)
+    layer, x = TerminatingConv2d(3, 8, 3), torch.randn(2, 3, 10, 10)
+    net = nn.Sequential(layer, nn.AvgPool2d(2)).eval()
+    expected = by_torch(net, x)
+    layer.set_checks([tn.Check(share=0.3)])
+    engine = tn.compile(net, x, choices={"0": "dense"})
+    close(engine(x), expected)
+    assert engine.operations()["0"] == "dense"

@@ -11,7 +11,7 @@ from tapernet.nn.terminating import TerminatingConv2d, terminating_layers
 
 
 def layer_table(net: nn.Module, report: TerminationReport) -> Any:
-    """A rich table: where each layer looks, MACs of one image, and its decisions as shares of its outputs.
+    """A rich table: where each layer looks, thousands of MACs of one image, and its decisions as shares of its outputs.
 
     Args:
         net: a network from `tapernet.terminate`, at the budget at which it was counted.
@@ -25,14 +25,14 @@ def layer_table(net: nn.Module, report: TerminationReport) -> Any:
     if any(layer.rounds for layer in layers.values()):
         caption += ". Products of bytes are not counted"
     table = Table(title=title, caption=caption)
-    for heading in ("layer", "check", "MACs", "of", "saved", "TP", "TN", "FP", "FN"):
+    for heading in ("layer", "check", "kMACs", "of", "saved", "TP", "TN", "FP", "FN"):
         table.add_column(heading, justify="left" if heading in ("layer", "check") else "right")
     for layer in report.layers:
         shares = [f"{s.count / layer.outputs:.1%}" for s in layer.situations.values()]
-        table.add_row(layer.path, positions(layers[layer.path], layer.terms), f"{layer.done / report.images:,.0f}",
-                      f"{layer.total // report.images:,}", f"{layer.saved:.1%}", *shares)  # fmt: skip
+        table.add_row(layer.path, positions(layers[layer.path], layer.terms), _thousands(layer.done / report.images),
+                      _thousands(layer.total / report.images), f"{layer.saved:.1%}", *shares)  # fmt: skip
     for path, macs in report.others.items():
-        table.add_row(path, "", f"{macs:,}", f"{macs:,}", "")
+        table.add_row(path, "", _thousands(macs), _thousands(macs), "")
     return table
 
 
@@ -70,6 +70,10 @@ def positions(layer: TerminatingConv2d, terms: int) -> str:
         return f"all {terms}, in bytes"
     found = [_range(check.positions(layer.terms, terms, layer.out_channels), terms) for check in layer.checks]
     return f"{', '.join(found)} / {terms}" if found else "none"
+
+
+def _thousands(macs: float) -> str:
+    return f"{macs / 1e3:,.1f}"
 
 
 def _range(values: Sequence[int], terms: int) -> str:
