@@ -119,16 +119,17 @@ def draw_figure(panels: list[Panel], path: Path) -> None:
     from matplotlib import color_sequences
 
     panels = [panel for panel in panels if panel.curves]
-    axes = new_axes(len(panels))
+    axes = new_axes(len(panels), 6.0 if any(panel.view == "macs" for panel in panels) else 4.2)
     for panel, ax in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
         ax.set_prop_cycle(color=[*color_sequences["tab10"], "black", "navy", "gold", "magenta"])  # ten are too few
         for curve in panel.curves:
             VIEWS[panel.view].draw(ax, curve)
         ax.set_title(panel.title)
         ax.grid(alpha=0.3)
-        places = {"budgets": "lower right", "macs": "best"}  # points over MACs may lie anywhere
-        crowded = len(ax.get_legend_handles_labels()[1]) > 8
-        ax.legend(fontsize=6 if crowded else 8, loc=places.get(panel.view, "upper right"))
+        if panel.view == "macs":  # points may lie anywhere: the legend goes below
+            ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+        else:
+            ax.legend(loc="lower right" if panel.view == "budgets" else "upper right", fontsize=8)
     save_figure(axes[0].figure if len(panels) > 1 else axes.figure, path)
 
 

@@ -54,12 +54,12 @@ def plot_joint(table: "JointTable") -> Any:
     return ax.figure
 
 
-def new_axes(columns: int = 1) -> Any:
-    """New axes that need no display; several side by side come as an array."""
+def new_axes(columns: int = 1, height: float = 4.2) -> Any:
+    """New axes that need no display, `height` inches high; several side by side come as an array."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4 if columns == 1 else 4.6 * columns, 4.2), layout="constrained", dpi=120)
+    figure = Figure(figsize=(6.4 if columns == 1 else 4.6 * columns, height), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     return figure.subplots(1, columns)
 
