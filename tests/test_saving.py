@@ -21,6 +21,7 @@ from tapernet import (
 )
 from tapernet.errors import ConfigError, FileError
 from tapernet.files import read_tensors, write_tensors
+from tapernet.nn.learning import learning_thresholds
 from tapernet.nn.terminating import terminating_layers
 from tapernet.saving import KIND, load_with_spec
 from tapernet.zoo.trained import WEIGHTS
@@ -208,3 +209,23 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write"):
         save(make(), tmp_path / "file" / "net")
+
+
+def test_what_is_saved_while_thresholds_learn_has_those_of_the_moment(tmp_path: Path) -> None:
+    net = terminate(c10net(), IMAGES, gradient="gated")
+    for layer in terminating_layers(net).values():
+        layer.set_checks([Check(share=0.2)])
+    with learning_thresholds(net):
+        for layer in terminating_layers(net).values():
+            assert layer.threshold_moves is not None
+            layer.threshold_moves.data.fill_(0.1)
+        save(net, tmp_path / "net")
+        assert torch.equal(load(tmp_path / "net")(IMAGES), net.eval()(IMAGES))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_pruned_network_is_read_without_gradients(mode: type[torch.no_grad], tmp_path: Path) -> None:
+    net = prune_filters(c10net(), IMAGES, method="pfec", ratio=0.5)
+    save(net, tmp_path / "net")
+    with mode():
+        assert torch.equal(load(tmp_path / "net")(IMAGES), net(IMAGES))

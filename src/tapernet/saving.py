@@ -1,5 +1,6 @@
 """Networks as files: one safetensors file whose JSON header says how to build the network again."""
 
+import copy
 import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tapernet.convert.terminate import terminate
 from tapernet.errors import ConfigError, FileError, TapernetError
 from tapernet.files import read_tensors, write_tensors
 from tapernet.nn.net import TaperedNet
+from tapernet.nn.terminating import terminating_layers
 from tapernet.prune import prune_filters
 
 KIND = ("network", "tapered network")
@@ -54,6 +56,8 @@ def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> Non
         ConfigError: a plain network that is not from the zoo, for which there would be nothing but its weights to keep.
         FileError: the folder cannot be written, or the disk is full.
     """
+    if any(layer.threshold_moves is not None for layer in terminating_layers(net).values()):
+        net = copy.deepcopy(net)  # in a copy thresholds no longer learn, but are the checks' own
     model = net.model if isinstance(net, TaperedNet) else net
     assert isinstance(model, nn.Module)
     header = {

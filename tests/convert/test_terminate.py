@@ -14,10 +14,11 @@ from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate, trace, unterminated
 from tapernet.errors import ConfigError, DataError, TerminationError
 from tapernet.files import read_tensors, write_tensors
-from tapernet.measure.termination import count_termination, measure_inputs
+from tapernet.measure.termination import by_iteration, count_termination, measure_inputs
 from tapernet.nn.check import Check
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.terminating import TerminatingConv2d, TerminatingPrefixConv2d, terminating_layers
+from tapernet.placement import place_checks
 
 EXAMPLE = torch.zeros(1, 2, 8, 8)
 
@@ -426,3 +427,71 @@ def test_without_early_stops_it_is_the_network_it_was(gradient: str) -> None:
     torch.testing.assert_close(plain(images), model(images))
     assert not terminating_layers(plain)
     assert (net(images) != model(images)).any()
+
+
+class TwoNames(nn.Module):
+    """Its layers have names of their own and places in a Sequential, which is what runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = conv(), nn.BatchNorm2d(2), nn.ReLU()
+        self.features = nn.Sequential(self.conv, self.norm, self.relu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x).flatten(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("gradient", ["exact", "gated"])
+def test_modules_of_two_names_are_replaced_under_both(gradient: str) -> None:
+    torch.manual_seed(0)
+    model = TwoNames()
+    model(3 * image(8) + 1)  # statistics that show if they are applied twice
+    stopping = terminate(model.eval(), EXAMPLE, gradient=gradient)
+    assert stopping.conv is stopping.features[0]
+    assert isinstance(stopping.conv, TerminatingConv2d)
+    assert torch.allclose(stopping(image()), model(image()), rtol=0, atol=1e-5)
+
+
+def test_a_module_in_a_plain_list_is_refused() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = conv(), nn.ReLU()
+            self.steps = [self.conv, self.relu]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for step in self.steps:
+                x = step(x)
+            return x
+
+    with pytest.raises(TerminationError, match=r"plain list.*ModuleList"):
+        terminate(Listed(), EXAMPLE)
+
+
+def test_a_frozen_model_stays_frozen() -> None:
+    model = nn.Sequential(conv(), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 1, bias=False), nn.ReLU()).eval()
+    for trains in (True, False):
+        stopping = terminate(model.requires_grad_(trains), EXAMPLE)
+        assert {p.requires_grad for net in (stopping, unterminated(stopping)) for p in net.parameters()} == {trains}
+
+
+class ByName(nn.Module):
+    """Its convolutions are given their input by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(), conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.b(input=F.relu(self.a(input=x)))).mean((2, 3))
+
+
+def test_a_convolution_may_be_called_by_keyword() -> None:
+    model, images = ByName(), image()
+    assert terminate(model, images.abs(), order="exact", non_negative_input=True).skipped == {}
+    net = terminate(model, images, order="expected")
+    measure_inputs(net, images)
+    assert torch.allclose(net.a.input_mean, images.abs().mean((0, 2, 3)))
+    assert [found.iteration for found in by_iteration(net, "b", images, [3, 5])] == [3, 5]
+    placed = place_checks(net, (images, torch.zeros(3, dtype=torch.long)), tolerance=1, method="per-filter")
+    assert all(placed.checks.values())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tapernet as tn
 from tapernet.errors import ConfigError
+from tapernet.nn.terminating import terminating_layers
 
 pytestmark = needs_kernels
 
@@ -221,18 +222,130 @@ def test_a_network_that_cannot_be_traced_runs_through_torch() -> None:
     assert engine.kernels == "torch"
 
 
-def test_what_changes_its_input_in_place() -> None:
-    class InPlace(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.relu = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True)
+class _InPlace(nn.Module):
+    """Something in place after a convolution."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.conv(x)
-            return self.relu(y) + y
+    count: Tensor
 
-    model, x = InPlace(), torch.randn(2, 3, 8, 8)
-    close(tn.compile(model, x)(x), by_torch(model, x))
+    def __init__(self, between: Callable[["_InPlace", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.between = between
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 4, 3)
+        self.norm, self.relu = nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        self.same, self.drop = nn.Identity(), nn.Dropout()
+        self.register_buffer("count", torch.zeros(1, 16, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.between(self, self.a(x))
+
+
+def _without_result(m: _InPlace, h: Tensor) -> Tensor:
+    F.relu_(h)
+    return m.b(h)  # type: ignore[no-any-return]
+
+
+def _method_without_result(m: _InPlace, h: Tensor) -> Tensor:
+    h.relu_()
+    return m.b(h)  # type: ignore[no-any-return]
+
+
+def _part(m: _InPlace, h: Tensor) -> Tensor:
+    h[:, :4].mul_(3)
+    return m.b(h)  # type: ignore[no-any-return]
+
+
+def _old_name(m: _InPlace, h: Tensor) -> Tensor:
+    skip = h
+    h += F.relu(m.b(h))
+    return h + skip
+
+
+def _old_name_of_a_product(m: _InPlace, h: Tensor) -> Tensor:
+    skip = h
+    h *= 3
+    return m.b(h) + skip  # type: ignore[no-any-return]
+
+
+def _flat(m: _InPlace, h: Tensor) -> Tensor:
+    flat = F.relu_(h.flatten(1))
+    return flat + m.b(h).flatten(1)  # type: ignore[no-any-return]
+
+
+def _counted(m: _InPlace, h: Tensor) -> Tensor:
+    return h + m.count.add_(h[:1])
+
+
+OVERWRITTEN: dict[str, Callable[[_InPlace, Tensor], Tensor]] = {
+    "the value itself": lambda m, h: m.relu(h) + h,
+    "the result is not used": _without_result,
+    "nor a method's": _method_without_result,
+    "a part of it": _part,
+    "the old name of a sum": _old_name,
+    "of add_": lambda m, h: h.add_(m.b(h)) + F.relu(h),
+    "of a product": _old_name_of_a_product,
+    "behind Identity": lambda m, h: m.relu(m.same(h)) + m.b(h),
+    "behind Dropout": lambda m, h: m.relu(m.drop(h)) + m.b(h),
+    "a view": _flat,
+    "read by the next call": _counted,
+}
+
+
+@pytest.mark.parametrize("case", OVERWRITTEN)
+def test_what_changes_in_place_what_is_read_again(case: str) -> None:
+    torch.manual_seed(10)
+    model, x = _InPlace(OVERWRITTEN[case]).eval(), torch.randn(2, 3, 8, 8)
+    engine = tn.compile(model, x)
+    for _ in range(2):
+        close(engine(x), by_torch(model, x))
+    assert "in place, which is read again" in engine.operations()["_InPlace"]
+
+
+def test_a_terminated_network_with_a_sum_in_place() -> None:
+    torch.manual_seed(11)
+    x = torch.randn(2, 3, 8, 8)
+    net = tn.terminate(_InPlace(lambda m, h: _old_name(m, F.relu(h))), x).eval()
+    for layer in terminating_layers(net).values():
+        layer.set_checks([tn.Check(share=0.2)])
+    close(tn.compile(net, x)(x), by_torch(net, x))
+
+
+def _harmless(m: _InPlace, h: Tensor) -> Tensor:
+    skip = m.relu(m.norm(h))
+    out = m.relu(m.drop(m.b(skip)))
+    out += skip
+    return m.last(m.relu(out) + h)  # type: ignore[no-any-return]
+
+
+def test_what_changes_in_place_what_nobody_reads_again_keeps_the_kernels() -> None:
+    torch.manual_seed(12)
+    model, x = _InPlace(_harmless), torch.randn(8, 3, 8, 8)
+    _settle_norms(model, x)
+    engine = tn.compile(model, x)
+    close(engine(x), by_torch(model, x))
+    assert not [k for k in engine.operations().values() if k.startswith("torch")]
+    net = tn.taper(model, x).eval()
+    tn.calibrate(net, [x], [1.0, 0.5])
+    engine = tn.compile(net, x)
+    assert not [k for k in engine.operations().values() if k.startswith("torch")]
+    for budget in (1.0, 0.5):
+        with net.at(budget):
+            close(engine(x, budget=budget), by_torch(net, x), 1e-4)
+
+
+def test_the_example_stays_as_it_is_and_may_be_of_inference_mode() -> None:
+    torch.manual_seed(13)
+    model, x = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3)).eval(), torch.randn(2, 3, 8, 8)
+    before = x.clone()
+    tn.compile(model, x)
+    assert torch.equal(x, before)
+    with torch.inference_mode():
+        own = x.clone()
+        engine = tn.compile(_InPlace(_part).eval(), own)
+        assert torch.equal(own, before)
+        shifted = _InPlace(lambda m, h: F.relu_(h) * m.count).eval()  # its buffer is of inference mode, too
+    assert list(engine.operations()) == ["_InPlace"]
+    close(tn.compile(shifted, x)(x), by_torch(shifted, x))
 
 
 def test_a_network_that_returns_two_tensors_is_refused() -> None:

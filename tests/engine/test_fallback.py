@@ -49,6 +49,19 @@ def test_it_says_so_once(recwarn: pytest.WarningsRecorder) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the native kernels")
+def test_a_layer_chosen_dense_computes_everything() -> None:
+    torch.manual_seed(1)
+    model, x = tn.zoo.create("c10net").eval(), torch.rand(2, 3, 32, 32)
+    net = tn.terminate(model, x).eval()
+    layers = terminating_layers(net)
+    for layer in layers.values():
+        layer.set_checks([tn.Check(share=0.1)])
+    close(tn.compile(net, x)(x), by_torch(net, x))
+    close(tn.compile(net, x, choices=dict.fromkeys(layers, "dense"))(x), by_torch(model, x))
+    assert all(layer.checks for layer in layers.values())
+
+
+@pytest.mark.filterwarnings("ignore:the native kernels")
 def test_it_has_no_choices_to_remember_and_uses_none() -> None:
     x = torch.rand(2, 3, 32, 32)
     net = tn.terminate(tn.zoo.create("c10net"), x).eval()

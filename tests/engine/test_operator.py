@@ -89,6 +89,31 @@ def test_changed_weights_are_seen() -> None:
     close(after, F.relu(by_torch(layer, x)))
 
 
+def test_weights_of_inference_mode_which_torch_counts_no_changes_of() -> None:
+    with torch.inference_mode():
+        layer = _layer()
+        operator, x = StoppingConv2d("conv", layer), torch.randn(1, 3, 7, 7)
+        before = operator(x)
+        close(before, F.relu(by_torch(layer, x)))
+        for module in (operator, layer):
+            module.weight.mul_(-2)
+        assert not torch.equal(operator(x), before)
+    close(by_torch(operator, x), F.relu(by_torch(layer, x)))
+
+
+@pytest.mark.skipif(extension() is None, reason="the native kernels were not built")
+def test_weights_of_inference_mode_are_packed_once() -> None:
+    from tapernet.engine.operator import PACKED
+
+    with torch.inference_mode():
+        operator, x = StoppingConv2d("conv", _layer()), torch.randn(1, 3, 7, 7)
+        engines = []
+        for _ in range(2):
+            operator(x)
+            engines.append(next(reversed(PACKED._engines.values()))[0])
+    assert engines[0] is engines[1]
+
+
 def test_uneven_padding_and_double_precision() -> None:
     torch.manual_seed(2)
     layer = TerminatingConv2d(3, 5, (2, 4), padding="same", rectified=True)

@@ -1,5 +1,6 @@
 """Thresholds that learn: their gradient against one written anew, and what is left of them afterwards."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -155,3 +156,15 @@ def test_they_cannot_learn_twice_and_go_on_after_the_refusal() -> None:
 def test_the_scale_is_positive(scale: float) -> None:
     with pytest.raises(ConfigError, match="scale of thresholds"), learning_thresholds(network()[0], scale):
         pass
+
+
+def test_a_copy_has_the_thresholds_of_the_moment_and_learns_none() -> None:
+    net, x = network()
+    with learning_thresholds(net, 2.0):
+        with torch.no_grad():
+            moved(net.conv1).uniform_(-0.02, 0.02)
+        twin = copy.deepcopy(net).eval()
+        assert twin.conv1.threshold_moves is None
+        assert torch.equal(twin(x), net.eval()(x))
+    assert twin.conv1.checks == net.conv1.checks
+    assert set(twin.state_dict()) == set(net.state_dict())

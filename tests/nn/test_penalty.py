@@ -123,3 +123,11 @@ def test_a_temperature_that_is_not_positive(temperature: float) -> None:
 def test_a_network_that_does_not_terminate() -> None:
     with pytest.raises(ConfigError, match="call terminate"), estimating_macs(nn.Linear(1, 1)):
         pass
+
+
+def test_a_batch_without_images_costs_nothing() -> None:
+    net, x = network()
+    with estimating_macs(net):
+        net(x[:0])
+        penalty = mac_penalty(net)
+    assert penalty.item() == 0

@@ -16,6 +16,7 @@ from tapernet.errors import ConfigError, DataError, FileError
 from tapernet.nn import terminating
 from tapernet.nn.check import Check
 from tapernet.nn.group import ChannelGroup, Layout, Span
+from tapernet.nn.learning import learning_thresholds
 from tapernet.nn.order import Termination
 from tapernet.nn.prefix import PrefixConv2d
 from tapernet.nn.terminating import Outcome, TerminatingConv2d, TerminatingPrefixConv2d
@@ -484,6 +485,18 @@ def test_a_state_whose_checks_do_not_fit() -> None:
         TerminatingConv2d(1, 3, 3).set_extra_state(layer.get_extra_state())
 
 
+@pytest.mark.parametrize(("before", "after"), [("exact", "gated"), ("gated", "exact"), ("gated", "straight-through")])
+def test_a_state_leaves_the_gradient_as_it_is(before: str, after: str) -> None:
+    """The ReLU is in the layer or after it, whatever the state comes from."""
+    layer, x = checked(gradient=before, bias_first=True)
+    other = TerminatingConv2d(2, 3, 3, options=Termination(gradient=after)).double()
+    other.load_state_dict(layer.state_dict())
+    assert other.options == Termination(bias_first=True, gradient=after)
+    assert other.checks == layer.checks
+    assert torch.equal(F.relu(other(x)), F.relu(layer(x)))
+    assert torch.equal(other(x), F.relu(other(x))) == (after != "exact")
+
+
 def test_a_copy_is_not_observed() -> None:
     layer, x = checked()
     layer.temperature = 1.0
@@ -498,6 +511,38 @@ def test_a_copy_is_not_observed() -> None:
 def test_an_empty_batch_passes() -> None:
     layer, _ = checked()
     assert layer(torch.zeros(0, 2, 6, 6, dtype=torch.float64)).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize("checks", [[Check(position=4, threshold=0.1)], [Check(bits=8)]], ids=["position", "bits"])
+def test_one_image_without_a_batch(checks: list[Check]) -> None:
+    layer, x = checked()
+    layer.set_checks(checks)
+    seen: list[Outcome] = []
+    layer.observer = seen.append
+    layer.eval()
+    assert torch.equal(layer(x[0]), layer(x[:1])[0])
+    assert torch.equal(seen[0].saved(), seen[1].saved())
+
+
+@pytest.mark.parametrize("case", ["equal sums", "one output", "no image"])
+def test_sums_that_do_not_vary_leave_no_gradient_without_bounds(case: str) -> None:
+    layer = TerminatingConv2d(2, 1, 3, options=Termination(gradient="gated"))
+    layer.set_checks([Check(position=4)])
+    layer.temperature = 0.1
+    x = {
+        "equal sums": torch.zeros(2, 2, 6, 6),
+        "one output": torch.randn(1, 2, 3, 3),
+        "no image": torch.zeros(0, 2, 6, 6),
+    }
+    with learning_thresholds(layer):
+        out = layer(x[case])
+        _, share = layer.take_estimate() or (0, torch.tensor(math.nan))
+        (out.sum() + share).backward()
+        assert layer.threshold_moves is not None
+        for learned in (layer.threshold_moves, layer.weight):
+            assert learned.grad is not None
+            assert learned.grad.abs().max() < 100
+    assert 0 <= share <= 1
 
 
 # --- the prefix layer ------------------------------------------------------------------------------------------------
@@ -532,6 +577,33 @@ def test_a_prefix_layer_does_what_its_extracted_layer_does(order: str, percent: 
     assert outcomes[0].stopped.any()
     small.observer = None
     assert_equals_the_loop(small, x)
+
+
+def test_checks_that_meet_at_a_small_budget_are_one_in_the_extracted_layer() -> None:
+    layer, x = prefix_layer(Termination(), 20)
+    layer.set_checks([
+        Check(position=[4, 4, 55, 4], threshold=[0.1, -0.2, 0.0, 0.3]), Check(position=5, threshold=0.05),
+        Check(share=0.12, threshold=[0.0, 0.2, 0.1, 0.1]), Check(share=0.8),
+    ])  # fmt: skip
+    small = layer.extracted()
+    assert isinstance(small, TerminatingConv2d)
+    assert len(small.checks) == 2
+    assert torch.allclose(layer(x), small(x), rtol=0, atol=1e-12)
+    assert_equals_the_loop(small, x)
+
+
+def test_a_layer_is_extracted_in_the_midst_of_training() -> None:
+    layer, x = prefix_layer(Termination(gradient="gated"), 50)
+    layer.set_checks([Check(position=12)])
+    layer.temperature = 1.0
+    with learning_thresholds(layer):
+        assert layer.threshold_moves is not None
+        layer.threshold_moves.data.fill_(0.1)
+        layer(x)
+        small = layer.extracted()
+        assert isinstance(small, TerminatingConv2d)
+        assert small.checks[0].threshold == pytest.approx((0.1, 0.1))
+        assert torch.allclose(layer(x), small(x), rtol=0, atol=1e-12)
 
 
 def test_without_checks_a_prefix_layer_is_as_before() -> None:

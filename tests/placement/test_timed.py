@@ -258,3 +258,13 @@ def test_weights_need_checks() -> None:
     net, (images, _) = problem()
     with pytest.raises(ConfigError, match="place_checks was not called, or found none"):
         time_weights(net, images)
+
+
+@needs_kernels
+def test_rounded_checks_are_timed_for_the_gated_gradient() -> None:
+    model, images = zoo.create("c10net", input_shape=SHAPE), torch.rand(8, *SHAPE)
+    net = terminate(model, images, gradient="gated", bias_first=True)
+    net.conv2.set_checks([Check(bits=8)])
+    assert set(time_weights(net, images)) == {"conv2"}
+    assert net.conv2.options.gradient == "gated"
+    assert net.conv2.checks == (Check(bits=8),)

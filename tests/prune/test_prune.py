@@ -207,7 +207,15 @@ def test_cp_loses_less_than_leaving_filters_out() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"padding": 1}, {"padding": "same"}, {"stride": 2, "padding": (0, 1)}, {"dilation": 2}, {"kernel_size": (1, 3)}],
+    [
+        {"padding": 1},
+        {"padding": "same"},
+        {"stride": 2, "padding": (0, 1)},
+        {"dilation": 2},
+        {"kernel_size": (1, 3)},
+        {"padding": 1, "padding_mode": "circular"},
+        {"padding": 2, "padding_mode": "reflect"},
+    ],
 )
 def test_samples_are_what_the_convolution_multiplies(arguments: dict[str, object]) -> None:
     conv = nn.Conv2d(3, 4, **{"kernel_size": 3, **arguments})
@@ -313,3 +321,20 @@ def test_a_grouped_reader() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(PruningError, match="groups"):
         prune_filters(model, images(), method="pfec", ratio=0.1)
+
+
+@pytest.mark.parametrize("dead", ["inputs", "reader"])
+def test_cp_where_nothing_contributes(dead: str) -> None:
+    model = network("c10net")
+    with torch.no_grad():
+        if dead == "inputs":
+            model.conv1.bias.fill_(-100.0)
+        else:
+            model.conv2.weight.zero_()
+    smaller = prune_filters(model, images(), method="cp", keep={"conv1": 5})
+    assert torch.allclose(smaller(images()), model(images()), rtol=0, atol=1e-5)
+
+
+def test_no_filters_to_keep_is_nothing_asked() -> None:
+    model = network("c10net")
+    assert torch.equal(prune_filters(model, images(), method="pfec", keep={})(images()), model(images()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,11 @@ from torch import nn
 
 from tapernet import Check, FineTune, ImageData, Settings, count_termination, fit, taper, terminate, zoo
 from tapernet.errors import ConfigError
-from tapernet.files import read_tensors
+from tapernet.files import read_tensors, write_tensors
 from tapernet.nn.terminating import Outcome, terminating_layers
 from tapernet.train import loop
 from tapernet.train.checkpoint import KIND, VERSION
-from tapernet.train.loop import accuracies
+from tapernet.train.loop import History, accuracies
 
 SHAPE = (1, 8, 8)
 
@@ -163,3 +164,22 @@ def test_a_mac_penalty_saves_more_than_none() -> None:
         fit(net, TRAIN, VAL, recipe, Settings(batch_size=20, lr=3e-3), progress=False)
         saved.append(count_termination(net, VAL).saved)
     assert saved[1] > saved[0] + 0.02
+
+
+@pytest.mark.parametrize("change", [{"share": 0.4}, {"gradient": "exact"}], ids=str)
+def test_other_checks_or_another_gradient_are_another_run(change: dict[str, Any], tmp_path: Path) -> None:
+    def run(share: float = 0.3, gradient: str = "gated") -> History:
+        net = with_checks(plain(), gradient)
+        net.conv1.set_checks([Check(share=share)])
+        return fit(net, TRAIN, VAL, FineTune(epochs=1), run_dir=tmp_path, progress=False)
+
+    first = run()
+    assert run().rows == first.rows
+    with pytest.raises(ConfigError, match="stop early in another way"):
+        run(**change)
+    # A checkpoint from before this was told apart is taken as it was then.
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, header = read_tensors(path, kind=KIND, version=VERSION)
+    del header["stops"]
+    write_tensors(path, tensors, header)
+    assert run(**change).rows == first.rows

@@ -86,8 +86,12 @@ def terminate(
     check_writable(path, beside=(".json",))
     if images is not None and images < 1:
         raise ConfigError(f"images is at least 1, not {images}")
-    if threshold_scale and gradient != "gated":  # told now, not after the placement
+    # What cannot act is told now, not after the placement.
+    if threshold_scale and gradient != "gated":
         raise ConfigError(f"a threshold_scale needs the gradient 'gated', not {gradient!r}")
+    if threshold_scale and placement == "rounded":
+        raise ConfigError("a threshold_scale needs another placement: the threshold of a rounded sum does not learn")
+    _check_tuned(epochs, threshold_scale=threshold_scale, mac_penalty=mac_penalty, taught=taught, control=control)
     network, spec = open_net(net)
     recipe = _recipe(network, epochs, mac_penalty, penalty_of, threshold_scale, taught, budgets)
     splits = open_images(net, spec, data)
@@ -122,6 +126,13 @@ def terminate(
     show(f"wrote {path} and {path.with_suffix('.json').name}")
 
 
+def _check_tuned(epochs: int, **options: float) -> None:
+    """Refuses options of the fine-tuning where there is none."""
+    for name, value in options.items():
+        if value and epochs == 0:
+            raise ConfigError(f"{name} is of the fine-tuning, which needs epochs above 0")
+
+
 def _recipe(
     network: nn.Module, epochs: int, mac_penalty: float, penalty_of: str, threshold_scale: float, taught: float,
     budgets: list[float] | None,
@@ -134,7 +145,7 @@ def _recipe(
         raise ConfigError("budgets are for networks with a dial; this one runs at 1.0 alone")
     if penalty_of not in (MACS, TIME):
         raise ConfigError(unknown("penalty", penalty_of, (MACS, TIME)))
-    if penalty_of == TIME and not (mac_penalty and epochs):
+    if penalty_of == TIME and not mac_penalty:
         raise ConfigError("a penalty of time needs a mac_penalty above 0, and epochs of fine-tuning")
     chosen = tuple(budgets or ((1.0, 0.75, 0.5, 0.25) if dial else (1.0,)))
     if epochs == 0:

@@ -75,7 +75,8 @@ def terminate(
 
     Raises:
         TerminationError: no convolution qualifies, or the model is already terminated, cannot be traced, does not run
-            on the example, is not in single or double precision, or has a weight that is not finite.
+            on the example, is not in single or double precision, has a weight that is not finite, or calls layers from
+            a plain list.
         DataError: an example without images.
         ConfigError: an unknown option.
     """
@@ -94,6 +95,7 @@ def terminate(
     for plan in plans:
         _apply(plan, inner, options)
     _check_run(stopping, example)
+    _check_replaced(inner)
     prefix = "model." if inner is not stopping else ""
     stopping.skipped = {prefix + path: reason for path, reason in skipped.items()}  # type: ignore[assignment]
     stopping.termination = {  # type: ignore[assignment]
@@ -121,6 +123,8 @@ def _plain(layer: TerminatingConv2d) -> nn.Module:
     conv = nn.Conv2d(layer.in_channels, layer.out_channels, kernel, bias=layer.bias is not None, **shape)
     conv.to(layer.weight)
     conv.load_state_dict({name: value for name, value in layer.state_dict().items() if name in ("weight", "bias")})
+    for name, parameter in conv.named_parameters():
+        parameter.requires_grad_(getattr(layer, name).requires_grad)
     conv.train(layer.training)
     return nn.Sequential(conv, nn.ReLU()) if layer.options.rectifies else conv
 
@@ -133,12 +137,14 @@ def trace(model: nn.Module) -> fx.GraphModule:
     """
     try:
         with eval_mode(model):
-            return fx.GraphModule(model, _Tracer().trace(model))
+            return fx.GraphModule(model, LayerTracer().trace(model))
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         raise TerminationError(f"{type(model).__name__} cannot be traced by torch.fx: {error}") from error
 
 
-class _Tracer(fx.Tracer):
+class LayerTracer(fx.Tracer):
+    """Takes this library's layers for single nodes, as torch's own."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         own = isinstance(m, (PrefixModule, Switch, TerminatingConv2d))
         return own or super().is_leaf_module(m, module_qualified_name)
@@ -197,7 +203,7 @@ class _Survey:
         """Why a call of a convolution, whose result is `value`, cannot stop early."""
         if conv.padding_mode != "zeros":
             return f"its padding mode is {conv.padding_mode!r}, not 'zeros'"
-        if self.options.order == EXACT and not self._non_negative(call.args[0]):
+        if self.options.order == EXACT and not self._non_negative(call.all_input_nodes[0]):
             return "its inputs may be negative, and the exact order needs that they are not"
         return self._obstacle(value)
 
@@ -298,12 +304,19 @@ def _apply(plan: _Plan, model: nn.Module, options: Termination) -> None:
         norm = model.get_submodule(plan.norm)
         assert isinstance(norm, nn.BatchNorm2d)
         _fold(conv, norm)
-        model.set_submodule(plan.norm, nn.Identity())
+        _replace(model, plan.norm, nn.Identity())
     kind = TerminatingPrefixConv2d if isinstance(conv, PrefixConv2d) else TerminatingConv2d
     layer = kind.from_conv(conv, options, rectified=True)
-    model.set_submodule(plan.path, layer.train(conv.training))
+    _replace(model, plan.path, layer.train(conv.training))
     if plan.relu is not None:
-        model.set_submodule(plan.relu, nn.Identity())
+        _replace(model, plan.relu, nn.Identity())
+
+
+def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Puts a module in another's place under each of its names, as the model may call it by any of them."""
+    old = model.get_submodule(path)
+    for name in [name for name, module in model.named_modules(remove_duplicate=False) if module is old]:
+        model.set_submodule(name, new)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -313,8 +326,9 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     weight, bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    # Where the convolution had no bias, torch's is one that does not train.
-    conv.weight, conv.bias = weight, nn.Parameter(bias.detach())
+    # Where the convolution had no bias, torch's is one that does not train; in a frozen model none should.
+    trains = any(p.requires_grad for module in (conv, norm) for p in module.parameters())
+    conv.weight, conv.bias = weight, nn.Parameter(bias.detach(), trains)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -337,3 +351,12 @@ def _check_run(model: nn.Module, example: Tensor) -> None:
         raise TerminationError(
             f"{type(model).__name__} does not run on the example of shape {tuple(example.shape)}: {error}"
         ) from error
+
+
+def _check_replaced(model: nn.Module) -> None:
+    """Refuses a model that also calls modules by no name of theirs, as from a plain list: it calls the old ones."""
+    try:
+        trace(model)
+    except TerminationError as error:
+        raise TerminationError(f"{error} (it seems to keep a module in a plain list or dictionary as well; use "
+                               f"nn.ModuleList or nn.ModuleDict)") from error  # fmt: skip

@@ -37,8 +37,8 @@ def compile(
     """A network as an `Engine`: native kernels on one buffer of weights, which every budget reads in place.
 
     Convolutions, linear layers, poolings, batch-norm, ReLU, sums and concatenations have kernels; a layer without one
-    is run by torch, as is the whole network where it cannot be traced or the kernels were not built.
-    `Engine.summary` tells.
+    is run by torch, as is the whole network where it cannot be traced, where it changes in place what it reads again,
+    or where the kernels were not built. `Engine.summary` tells.
 
     A layer of a network from `tapernet.terminate` that has checks either stops early, as the network does, or computes
     everything, which is sometimes faster and never less accurate before the checks were trained for. What decides, the
@@ -92,6 +92,7 @@ def compile(
         lowered = _whole(inner, str(graph)) if isinstance(graph, str) else _lowered(graph, net, kernels, made)
         by_torch = [str(s.node.target) for s in lowered.steps if isinstance(s, ByTorch) and s.node.op == "call_module"]
         dial = Dial(net, by_torch)
+        _take_checks(dial, made)
         program = Program(lowered, dial, _attributes(lowered, inner))
         name = running if program.native else "torch"
         shape = tuple(example.shape[1:])
@@ -119,6 +120,14 @@ def _whole(model: nn.Module, reason: str) -> Lowered:
     x = graph.placeholder("x")
     call = graph.create_node("call_module", "", (x,))
     return Lowered([ByTorch(call)], [Row(type(model).__name__, f"torch: {reason}")], ["100"], call, [x])
+
+
+def _take_checks(dial: Dial, choices: Mapping[str, str]) -> None:
+    """Removes the checks of layers that torch runs and that are to compute everything."""
+    for path, module in dial.layers.items():
+        for inner, layer in terminating_layers(module).items():
+            if choices.get(".".join(filter(None, (path, inner)))) == DENSE:
+                layer.set_checks([])
 
 
 def _attributes(lowered: Lowered, model: nn.Module) -> dict[str, Any]:

@@ -81,14 +81,6 @@ def module_of(node: fx.Node) -> nn.Module | None:
         return None
 
 
-def changes_its_input(node: fx.Node, module: nn.Module) -> bool:
-    """Whether a node overwrites what it reads."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op == "call_module":
-        return bool(getattr(module, "inplace", False))
-    return name.endswith("_") or name == "iadd" or bool(node.kwargs.get("inplace"))
-
-
 def reshapes_to_flatten(graph: fx.GraphModule) -> None:
     """Writes reshapes that flatten the image as such, so that computing their sizes is not needed."""
     for node in list(graph.graph.nodes):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tapernet.engine import layers
-from tapernet.engine.functions import ADDITIONS, CONCATENATIONS, changes_its_input, module_of
+from tapernet.engine.functions import ADDITIONS, CONCATENATIONS, module_of
 from tapernet.engine.layers import Variant
 from tapernet.engine.native import extension
 from tapernet.engine.steps import ByTorch, Lowered, Native, Row, Stops
@@ -130,8 +130,6 @@ class _Lowering:
             raise _Unsupported("no kernel")
         if source not in self.values:
             raise _Unsupported("its input is not a batch of images or features")
-        if changes_its_input(node, module) and len(source.users) > 1:
-            raise _Unsupported("it changes in place what others read")
         rule(self, node, module, source)
 
     # Operations
@@ -148,11 +146,7 @@ class _Lowering:
         value = self.take(source, conv)
         groups = conv.__dict__["groups"]
         runs = self.runs_out(conv, conv.out_channels)
-        if (
-            stops
-            and isinstance(conv, TerminatingConv2d)
-            and self.choices.get(str(node.target), TERMINATING) == TERMINATING
-        ):
+        if stops and isinstance(conv, TerminatingConv2d):
             return self.terminating(node, conv, value, runs)
         finish = self.finish(node, [layers.bias_variant(v, conv.out_channels) for v in versions], clamp=relu)
         weights = self.weights(versions)
@@ -165,12 +159,15 @@ class _Lowering:
         self.done(finish, "depthwise" if depthwise else DENSE, self.result(finish, runs, number))
 
     def stopping(self, node: fx.Node, conv: TerminatingConv2d) -> tuple[bool, bool]:
-        """Whether a terminating convolution's checks are the kernels' business, and whether it ends in a ReLU."""
+        """Whether a terminating convolution stops early, and whether it ends in a ReLU."""
         rectifies = conv.options.rectifies
         if conv.options.order == EXACT or not conv.checks:
             return False, rectifies
         _, reader = self.reader(node)
-        if not (conv.rectified or rectifies or (reader is not None and self.clamp_of(reader))):
+        rectified = conv.rectified or rectifies or (reader is not None and self.clamp_of(reader) is not None)
+        if self.choices.get(str(node.target)) == DENSE:
+            return False, rectified
+        if not rectified:
             raise _Unsupported("what it emits may matter below zero")
         if conv.__dict__["groups"] != 1:
             raise _Unsupported("checks in a grouped convolution")
@@ -346,8 +343,8 @@ class _Lowering:
         if isinstance(module, (nn.Flatten, *NOTHING)):
             return all(self.reads_narrow(next_user) for next_user in user.users)
         layer = layers.versions_of(module)[0] if module is not None else None
-        if isinstance(layer, TerminatingConv2d) and layer.checks:
-            return self.choices.get(str(user.target)) == DENSE
+        if isinstance(layer, TerminatingConv2d) and layer.checks and self.choices.get(str(user.target)) != DENSE:
+            return False
         if self.ranges > 1 and isinstance(layer, PrefixModule) and layers.profile_of(layer.inputs, 0) is not None:
             return False
         return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.__dict__["groups"] == 1)

@@ -27,7 +27,9 @@ def with_operators(net: nn.Module) -> nn.Module:
     It passes `torch.compile` and `torch.export` as any network does. There the operator stays whole: on the CPU it runs
     the native kernels, and elsewhere, in other precision or without them, what the layer does in torch. Whoever loads
     an exported program imports `tapernet` first, which registers the operator. The operator applies the ReLU, as every
-    use of such a layer does; gradients go through what was emitted.
+    use of such a layer does; gradients go through what was emitted. It sees changes of the weights that torch counts,
+    as those by optimisers and `load_state_dict`; of those made through `.data`, which torch does not count, it may run
+    the weights of before.
 
     Args:
         net: from `tapernet.terminate`, without a dial (`tapernet.extract` makes one of a budget). Not changed.
@@ -151,23 +153,34 @@ def _layer(
 class _Packed:
     """Engines of single layers, as long as their weights do not change.
 
-    An entry holds its tensors, so that nothing else can come to lie where they are; torch counts changes in place.
+    An entry holds its tensors, so that nothing else can come to lie where they are; torch counts changes in place. Of
+    tensors made in inference mode, whose changes it does not count, an entry also holds copies, to compare with.
     """
 
     def __init__(self) -> None:
-        self._engines: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = OrderedDict()
+        self._engines: OrderedDict[tuple[Any, ...], tuple[Any, Any, list[tuple[Tensor, Tensor]]]] = OrderedDict()
         self._lock = Lock()
 
     def get(self, x: Tensor, arguments: tuple[Any, ...]) -> Any:
-        key = tuple((a.data_ptr(), a._version, a.shape) if isinstance(a, Tensor) else a for a in arguments)
+        key = tuple((a.data_ptr(), _version(a), a.shape) if isinstance(a, Tensor) else a for a in arguments)
         with self._lock:
-            if key not in self._engines:
+            if key not in self._engines or not all(_same(a, copied) for a, copied in self._engines[key][2]):
                 model = nn.Sequential(_layer(*arguments), nn.ReLU())
-                self._engines[key] = compile(model, torch.zeros(1, *x.shape[1:])), arguments
+                uncounted = [(a, a.clone()) for a in arguments if isinstance(a, Tensor) and a.is_inference()]
+                self._engines[key] = compile(model, torch.zeros(1, *x.shape[1:])), arguments, uncounted
                 if len(self._engines) > MOST_LAYERS:
                     self._engines.popitem(last=False)
             self._engines.move_to_end(key)
             return self._engines[key][0]
+
+
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else x._version
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same bits: a mean size that was not measured is not a number, and equals nothing."""
+    return torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
 PACKED = _Packed()

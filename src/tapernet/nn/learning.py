@@ -3,9 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
-import torch
 from torch import nn
 
 from tapernet.errors import ConfigError
@@ -48,11 +46,5 @@ def learning_thresholds(net: nn.Module, scale: float = 1.0) -> Iterator[None]:
         yield
     finally:
         for layer in layers.values():
-            moves, layer.threshold_moves = layer.threshold_moves, None
-            if moves is None:
-                continue
-            placed = layer.weight.new_tensor([check.thresholds(layer.out_channels) for check in layer.checks])
-            moved: torch.Tensor = placed + scale * moves.detach()
-            moved = torch.where(moved.isfinite(), moved, placed)  # a training that diverged has an error of its own
-            pairs = zip(layer.checks, moved.tolist(), strict=True)
-            layer.set_checks([replace(check, threshold=thresholds) for check, thresholds in pairs])
+            learned, layer.threshold_moves = layer.learned_checks(), None
+            layer.set_checks(learned)

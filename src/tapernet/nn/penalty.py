@@ -64,5 +64,5 @@ def mac_penalty(net: nn.Module, weights: Mapping[str, float] | None = None) -> T
     if not estimates:
         raise ConfigError("there is no estimate of MACs: call the network in training mode inside estimating_macs(net)")
     sizes = {path: macs if weights is None else weights.get(path, 0.0) for path, (macs, _) in estimates.items()}
-    total = sum(sizes.values())
+    total = sum(sizes.values()) or 1  # a batch without images costs nothing
     return torch.stack([share * (sizes[path] / total) for path, (_, share) in estimates.items()]).sum()

@@ -50,7 +50,7 @@ def rounded_sums(
         scale = torch.where(low < 0, float(MOST_SIGNED_INPUT), float(MOST_INPUT)) / most
         scale = torch.where(most > 0, scale, 1.0)[:, None, None, None]
         bytes_in = (x * scale).round()
-        bytes_weight = (weight.float() / steps[:, None, None, None]).round().clamp(-MOST_WEIGHT, MOST_WEIGHT)
+        bytes_weight = (weight.float() / steps.float()[:, None, None, None]).round().clamp(-MOST_WEIGHT, MOST_WEIGHT)
         if weight[0].numel() > MOST_USUAL:
             bytes_in, bytes_weight = bytes_in.double(), bytes_weight.double()
         upper = (bytes_in / HALF).floor()

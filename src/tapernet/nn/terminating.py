@@ -6,12 +6,13 @@ convolution with the later weights at zero, so that nothing is saved in time: th
 a processor that stops would have saved.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, reduce
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any, Self
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapernet.errors import ConfigError, DataError, FileError
-from tapernet.nn.check import Check
+from tapernet.nn.check import BITS, Check
 from tapernet.nn.order import EXACT, ORDERS, Termination
 from tapernet.nn.prefix import PrefixConv2d
 from tapernet.nn.rounded import rounded_sums, weight_steps
@@ -119,7 +120,7 @@ class TerminatingConv2d(nn.Conv2d):
         memo: if set, a list that the full sums of a call go to. Whoever runs the layer on the same input again, with
             other checks, hands the list back, and they are not computed anew.
 
-    Shapes: (batch, in_channels, H, W) to (batch, out_channels, H', W').
+    Shapes: (batch, in_channels, H, W) to (batch, out_channels, H', W'), or one image without the batch.
 
     Raises:
         ConfigError: another padding mode.
@@ -213,7 +214,23 @@ class TerminatingConv2d(nn.Conv2d):
     def choices(self, choices: Mapping[str, str]) -> None:
         self._chosen = self._checks, dict(choices)
 
+    def learned_checks(self) -> tuple[Check, ...]:
+        """The checks with their thresholds where learning has moved them so far, if they learn."""
+        if self.threshold_moves is None:
+            return self._checks
+        placed = self.weight.new_tensor([check.thresholds(self.out_channels) for check in self._checks])
+        moved: Tensor = placed + self.threshold_scale * self.threshold_moves.detach()
+        moved = torch.where(moved.isfinite(), moved, placed)  # a training that diverged has an error of its own
+        pairs = zip(self._checks, moved.tolist(), strict=True)
+        return tuple(replace(check, threshold=thresholds) for check, thresholds in pairs)
+
+    def __call__(self, input: Tensor) -> Any:
+        """As any module's, with the input always by position, where the hooks of measurements look for it."""
+        return super().__call__(input)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.dim() == 3:  # one image, as torch's convolutions take it; what counts below is of batches
+            return self._conv_forward(input[None], weight, bias)[0]
         full = self._full_sums(input, weight, bias)
         if self.options.order == EXACT:
             return self._stop_exactly(input, weight, bias, full)
@@ -357,18 +374,28 @@ class TerminatingConv2d(nn.Conv2d):
         return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restores what `get_extra_state` gave; raises FileError if it is something else."""
+        """Restores what `get_extra_state` gave, but for the gradient; raises FileError if it is something else.
+
+        The gradient stays the layer's own: the ReLU is inside the layer or after it, which a state does not change, and
+        checks that were placed with one gradient may be trained with another.
+        """
         try:
             found = json.loads(bytes(state.tolist()))
-            self.options, self._checks = Termination(**found["options"]), ()
+            options = Termination(**found["options"])
+            self.options, self._checks = replace(options, gradient=self.options.gradient), ()
             self.set_checks([Check(**check) for check in found["checks"]])
             self.choices = valid_choices(found.get("choices", {}))  # a new key, which older files do not have
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"these are not the checks of this layer: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what belongs to a measurement under way: a copy of the layer is not observed."""
-        return {**self.__dict__, "observer": None, "_estimate": None, "memo": None}
+        """All but what belongs to a measurement or a training under way.
+
+        A copy of the layer is not observed, and its thresholds do not learn but are where they are now.
+        """
+        parameters = {**self._parameters, "threshold_moves": None}
+        of_now = {"_parameters": parameters, "_checks": self.learned_checks()}
+        return {**self.__dict__, **of_now, "observer": None, "_estimate": None, "memo": None}
 
     def extra_repr(self) -> str:
         """The convolution, the order and the checks."""
@@ -387,20 +414,35 @@ class TerminatingPrefixConv2d(TerminatingConv2d, PrefixConv2d):  # type: ignore[
 
     def extracted(self) -> nn.Module:
         """The terminating layer of the size of the moment, with its checks where they are now."""
+        if self.threshold_moves is not None or self._estimate is not None:
+            return copy.copy(self).extracted()  # which is not in training
         layer = super().extracted()
         assert isinstance(layer, TerminatingConv2d)
         layer.input_mean = self._kept_inputs(self.input_mean).clone()
         layer.observer, layer._checks = None, ()
-        layer.set_checks([self._check_of_now(check, layer.terms) for check in self._checks])
+        layer.set_checks(self._checks_of_now(layer.terms))
         layer.choices = {}
         return layer
 
-    def _check_of_now(self, check: Check, terms: int) -> Check:
-        thresholds = self._kept(torch.tensor(check.thresholds(self.out_channels), dtype=torch.float64))
-        if check.bits:
-            return Check(bits=check.bits, threshold=thresholds.tolist())
-        positions = self._kept(torch.tensor(check.positions(self.terms, terms, self.out_channels)))
-        return Check(position=positions.tolist(), threshold=thresholds.tolist())
+    def _checks_of_now(self, terms: int) -> list[Check]:
+        """The checks of a layer with so many terms; at few of them, those of a filter may have come to one position."""
+        thresholds = [
+            self._kept(torch.tensor(check.thresholds(self.out_channels), dtype=torch.float64)).tolist()
+            for check in self._checks
+        ]
+        if self.rounds:
+            return [Check(bits=BITS, threshold=thresholds[0])]
+        positions = [
+            self._kept(torch.tensor(check.positions(self.terms, terms, self.out_channels))).tolist()
+            for check in self._checks
+        ]
+        for (first, limits), (second, others) in combinations(zip(positions, thresholds, strict=True), 2):
+            for f, position in enumerate(first):
+                if position == second[f] < terms:
+                    # A sum below either threshold stops there: one check says so, the other one moves to the end.
+                    first[f], others[f] = terms, max(limits[f], others[f])
+        pairs = zip(positions, thresholds, strict=True)
+        return [Check(position=places, threshold=limits) for places, limits in pairs if min(places) < terms]
 
     def _kept(self, filters: Tensor) -> Tensor:
         return self.outputs.select(filters, 0)
@@ -466,7 +508,7 @@ def _estimate(full: Tensor, soft: Sequence[Tensor], stages: Sequence[_Stage], te
         saved = saved + (stop.sum((0, 2, 3)) * stage.saving.flatten()).sum()
         if stage is not stages[-1]:
             running = 1 - stop if running is None else running - stop
-    return full.numel() * terms, 1 - saved / (full.numel() * terms)
+    return full.numel() * terms, 1 - saved / max(1, full.numel() * terms)
 
 
 def _soft_stop(u: Tensor, threshold: Tensor, temperature: float) -> Tensor:
@@ -480,12 +522,16 @@ def _soft_stop(u: Tensor, threshold: Tensor, temperature: float) -> Tensor:
 
 
 class _SoftStop(torch.autograd.Function):
-    """sigmoid((threshold - u) / width), in place, where autograd would keep each step."""
+    """sigmoid((threshold - u) / width), in place, where autograd would keep each step.
+
+    With a width of zero it is a step, which has no gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
-        probability = (threshold - u).div_(width).sigmoid_()
-        ctx.save_for_backward(probability, width)
+        least = torch.finfo(width.dtype).tiny
+        probability = (threshold - u).div_(torch.where(width == 0, least, width)).sigmoid_()
+        ctx.save_for_backward(probability, torch.where(width == 0, torch.inf, width))
         return probability
 
     @staticmethod
@@ -498,10 +544,15 @@ class _SoftStop(torch.autograd.Function):
 
 
 def _deviation(u: Tensor) -> Tensor:
-    """The standard deviation, positive, in single precision or better; `Tensor.std` takes four times as long."""
+    """The standard deviation, zero for fewer than two numbers, in single precision or better.
+
+    `Tensor.std` takes four times as long.
+    """
     sums, n = u.to(torch.promote_types(u.dtype, torch.float32)), u.numel()
+    if n < 2:
+        return sums.new_zeros(())
     square: Tensor = torch.linalg.vector_norm(sums) ** 2 - sums.sum() ** 2 / n
-    return (square / (n - 1)).clamp(min=torch.finfo(sums.dtype).tiny).sqrt()
+    return (square / (n - 1)).clamp(min=0).sqrt()
 
 
 def _below(u: Tensor, threshold: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What each terminating layer takes on this machine, as a function of where it checks and how many outputs go on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -92,7 +93,9 @@ def time_weights(net: nn.Module, images: Labelled | Tensor, *, batch_size: int =
         for threshold in (NEVER, None, ALWAYS)
     ]
     weights = {}
-    for path, time in fit_layer_times(net, images, settings, batch_size=batch_size).items():
+    with _any_threshold(net):
+        times = fit_layer_times(net, images, settings, batch_size=batch_size)
+    for path, time in times.items():
         share = first_share(terminating_layers(net)[path], placed[path])
         saved = max(0.0, time.dense - time.stopping(share, 0.0))
         weights[path] = float(f"{saved / (1 - share):.3g}") if share < 1 else 0.0
@@ -157,6 +160,23 @@ def first_share(layer: TerminatingConv2d, checks: Sequence[Check]) -> float:
     """The share of its terms that a layer adds before its first check, on average over the filters."""
     positions = checks[0].positions(layer.terms, layer.terms, layer.out_channels)
     return sum(positions) / len(positions) / layer.terms
+
+
+@contextmanager
+def _any_threshold(net: nn.Module) -> Iterator[None]:
+    """The network with checks as they come inside the block: the gated gradient would refuse some of rounded sums.
+
+    Times depend on no gradient; another one with the ReLU in the layer leaves what it computes as it is.
+    """
+    gated = [layer for layer in terminating_layers(net).values() if layer.options.gradient == "gated"]
+    before = [layer.options for layer in gated]
+    try:
+        for layer in gated:
+            layer.options = replace(layer.options, gradient="straight-through")
+        yield
+    finally:
+        for layer, options in zip(gated, before, strict=True):
+            layer.options = options
 
 
 def _survivors(net: nn.Module, images: Tensor, checks: Checks) -> dict[str, float]:

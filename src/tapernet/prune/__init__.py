@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tapernet.errors import ConfigError
@@ -51,9 +52,11 @@ def prune_filters(
         if name not in known:
             raise ConfigError(unknown(f"option of {method}", name, known))
     images = images_of(data)
-    smaller = copy.deepcopy(model)
-    filters = Filters(smaller, images[:1])
-    place(filters, _counts(filters.widths, ratio, keep), images, **options)
+    # What reads the filters is found with autograd, which takes no tensor of inference mode; copies made here are none.
+    with torch.inference_mode(False), torch.enable_grad():
+        smaller = copy.deepcopy(model)
+        filters = Filters(smaller, images[:1].clone())
+        place(filters, _counts(filters.widths, ratio, keep), images, **options)
     smaller.kept = filters.widths  # type: ignore[assignment]
     return smaller
 
@@ -64,7 +67,8 @@ def _counts(
     """Filters to keep, by path, for the layers that lose some."""
     if (ratio is None) == (keep is None):
         raise ConfigError("pruning needs either a ratio or the filters to keep")
-    asked: Mapping[str, float] = keep or (ratio if isinstance(ratio, Mapping) else dict.fromkeys(widths, ratio or 0.0))
+    shares = ratio if isinstance(ratio, Mapping) else dict.fromkeys(widths, ratio or 0.0)
+    asked: Mapping[str, float] = shares if keep is None else keep
     for path, value in asked.items():
         if path not in widths:
             raise ConfigError(unknown("convolution to prune", path, widths))

@@ -126,6 +126,8 @@ def choose_channels(sums: _Sums, weight: Tensor, count: int) -> Tensor:
     products = torch.einsum("ocp,cpo->c", weight, sums.xy)
     # A channel that contributes nothing has no coefficient, and the path cannot divide by its square.
     alive = gram.diagonal() > 1e-12 * gram.diagonal().max()
+    if not alive.any():
+        return torch.arange(count)
     _, _, path = lars_path_gram(
         Xy=products[alive].numpy(), Gram=gram[alive][:, alive].numpy(), n_samples=sums.count * weight.shape[0],
         method="lasso", max_iter=8 * len(weight[0]),
@@ -153,7 +155,7 @@ def rebuild(sums: _Sums, weight: Tensor, chosen: Tensor, ridge: float) -> tuple[
     """
     old = weight[:, chosen].flatten(1).T
     xx = sums.xx[chosen][:, :, chosen].reshape(len(old), len(old))
-    pull = ridge * xx.diagonal().mean()
+    pull = ridge * (xx.diagonal().mean() or 1.0)  # of dead inputs nothing is known, and the old weights stay
     new = torch.linalg.solve(
         xx + pull * torch.eye(len(old), dtype=xx.dtype), sums.xy[chosen].flatten(0, 1) + pull * old
     )
@@ -195,7 +197,8 @@ def _at_places(reader: Reader, x: Tensor, y: Tensor, places: int, generator: tor
     """A fully connected layer's inputs and outputs, or a convolution's at random places of each image."""
     if isinstance(reader, nn.Linear):
         return x, y
-    x = F.pad(x, reader._reversed_padding_repeated_twice)
+    mode = "constant" if reader.padding_mode == "zeros" else reader.padding_mode
+    x = F.pad(x, reader._reversed_padding_repeated_twice, mode)
     columns = F.unfold(x, reader.kernel_size, reader.dilation, 0, reader.stride)
     index = torch.rand(len(x), columns.shape[2], generator=generator).argsort(1)[:, :places, None]
     x = columns.transpose(1, 2).take_along_dim(index, 1)

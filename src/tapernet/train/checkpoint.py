@@ -41,6 +41,7 @@ def save_checkpoint(
     path: Path,
     run: str,
     content: str,
+    stops: str,
     state: RunState,
     net: Mapping[str, Tensor],
     best: Mapping[str, Tensor],
@@ -52,6 +53,7 @@ def save_checkpoint(
         path: the file.
         run: what identifies the run; a checkpoint of another is refused.
         content: a digest of the rest that does: the images, and how the network is cut.
+        stops: a digest of how its layers stop early.
         state: where it stands.
         net: the whole network's state.
         best: the best state of the stage at hand; empty without early stopping.
@@ -61,7 +63,7 @@ def save_checkpoint(
     for i, optimizer in enumerate(optimizers):
         for j, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in slots.items() if isinstance(v, Tensor)}
-    identity = {"kind": KIND, "version": VERSION, "run": run, "content": content}
+    identity = {"kind": KIND, "version": VERSION, "run": run, "content": content, "stops": stops}
     write_tensors(path, tensors, {**identity, "state": asdict(state)})
 
 
@@ -87,8 +89,8 @@ class Checkpoint:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
 
 
-def load_checkpoint(path: Path, run: str, content: str) -> Checkpoint:
-    """Reads a checkpoint; one from before there was `content` is not asked for it.
+def load_checkpoint(path: Path, run: str, content: str, stops: str) -> Checkpoint:
+    """Reads a checkpoint; one from before there was `content` or `stops` is not asked for it.
 
     Raises:
         FileError: not a whole checkpoint.
@@ -103,5 +105,8 @@ def load_checkpoint(path: Path, run: str, content: str) -> Checkpoint:
     if header.get("content", content) != content:
         raise ConfigError(f"{path} belongs to a run on other images, with another teacher, or of a network with "
                           f"another profile, keep or multiple; choose another folder or delete it")  # fmt: skip
+    if header.get("stops", stops) != stops:
+        raise ConfigError(f"{path} belongs to a run of a network whose layers stop early in another way (other checks, "
+                          f"another order or gradient); choose another folder or delete it")  # fmt: skip
     state = header["state"]
     return Checkpoint(RunState(**{**state, "stopper": EarlyStopping(**state["stopper"])}), tensors)

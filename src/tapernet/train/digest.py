@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tapernet.data import ImageData
 from tapernet.nn.net import TaperedNet
+from tapernet.nn.terminating import terminating_layers
 
 DIGEST_IMAGES = 64
 """So many tell one data set from another, spread over it; all would take as long as an epoch of a small network."""
@@ -36,6 +37,15 @@ def digest(net: nn.Module | None, teacher: nn.Module | None, parts: Sequence[Ima
     for tensor in () if teacher is None else teacher.state_dict().values():
         found.update(_bytes(tensor.double()))
     return found.hexdigest()
+
+
+def stops(net: nn.Module) -> str:
+    """Of how a network's layers stop early: their options and checks, as they are before training."""
+    layers = {
+        path: [chosen(layer.options), [check.as_dict() for check in layer.checks]]
+        for path, layer in terminating_layers(net).items()
+    }
+    return hashlib.sha256(json.dumps(layers).encode()).hexdigest()
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -26,7 +26,7 @@ from tapernet.nn.narrow import narrowed
 from tapernet.nn.net import TaperedNet
 from tapernet.train.augmented import AugmentedViews
 from tapernet.train.checkpoint import RunState, load_checkpoint, save_checkpoint
-from tapernet.train.digest import chosen, digest
+from tapernet.train.digest import chosen, digest, stops
 from tapernet.train.early_stopping import EarlyStopping
 from tapernet.train.objective import ObjectiveLoss, Step
 from tapernet.train.recipes import Recipe, Stage
@@ -190,8 +190,8 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.whole: dict[str, Tensor] = {}
         shapes = [tuple(t.shape) for t in net.state_dict().values()]
-        self.name = f"{chosen(recipe)}, {chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
-        self.content = digest(net, teacher, [train, val])
+        name = f"{chosen(recipe)}, {chosen(settings)}, {len(train)} and {len(val)} images, {shapes}"
+        self.identity = (name, digest(net, teacher, [train, val]), stops(net))
 
     @property
     def log_folder(self) -> Path | None:
@@ -211,7 +211,7 @@ class _Run:
         # These are the network's own tensors, and with the recipe begun all that learn: while a stage works on narrowed
         # views of them, they stay up to date.
         self.whole = self.net.state_dict()
-        resumed = load_checkpoint(path, self.name, self.content) if path and path.exists() else None
+        resumed = load_checkpoint(path, *self.identity) if path and path.exists() else None
         if resumed:
             self.state, self.best = resumed.state, resumed.part("best")
             _copy(resumed.part("net"), self.whole)
@@ -337,7 +337,7 @@ class _Run:
 
     def _save(self, path: Path | None, optimizers: list[torch.optim.Optimizer]) -> None:
         if path is not None and self.fabric.is_global_zero:
-            save_checkpoint(path, self.name, self.content, self.state, self.whole, self.best, optimizers)
+            save_checkpoint(path, *self.identity, self.state, self.whole, self.best, optimizers)
         self.fabric.barrier()
 
 
