@@ -146,6 +146,7 @@ class LayerTracer(fx.Tracer):
     """Takes this library's layers for single nodes, as torch's own."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is one node."""
         own = isinstance(m, (PrefixModule, Switch, TerminatingConv2d))
         return own or super().is_leaf_module(m, module_qualified_name)
 
