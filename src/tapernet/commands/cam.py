@@ -44,6 +44,5 @@ def cam(
         raise ConfigError("the map of the true class needs the class of every image: give --labels")
     classes = torch.tensor(drawn.labels) if true_class else None
     found = activation_maps(network, drawn.inputs, budgets, classes=classes)
-    assert spec is not None  # chosen_images refuses a network without
-    draw_maps(drawn.pictures, found, output, class_names=spec.class_names, labels=drawn.labels)
+    draw_maps(drawn.pictures, found, output, class_names=drawn.class_names, labels=drawn.labels)
     show(f"wrote {output}")

@@ -21,11 +21,13 @@ class Drawn:
         pictures: as they are to be seen, shape (n, channels, height, width), in [0, 1].
         inputs: as the network takes them, same shape.
         labels: the class of each, None where it is not known.
+        class_names: of the network's outputs.
     """
 
     pictures: Tensor
     inputs: Tensor
     labels: list[int | None]
+    class_names: tuple[str, ...]
 
 
 def chosen_images(
@@ -62,6 +64,7 @@ def chosen_images(
         torch.cat([_visible(part) for part, _ in parts]),
         torch.cat([part.as_float() for part, _ in parts]),
         [label for _, known in parts for label in known],
+        spec.class_names,
     )
 
 

@@ -307,9 +307,7 @@ def measure_inputs(net: nn.Module, data: Labelled | Tensor, batch_size: int = 25
 
 
 @torch.no_grad()
-def run_watched(
-    net: nn.Module, images: Tensor, watch: Callable[[str, TerminatingConv2d, Outcome], None] | None
-) -> None:
+def run_watched(net: nn.Module, images: Tensor, watch: Watch | None) -> None:
     """Runs the images in eval mode, with `watch` told of every call as by `observing`."""
     with eval_mode(net), nullcontext() if watch is None else observing(net, watch):
         net(images)
