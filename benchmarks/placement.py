@@ -32,7 +32,7 @@ def main() -> None:
     if options.images:
         train = train.take(range(min(options.images, len(train))))
     network = load(trained.find(options.net))
-    seconds: list[float] = []
+    an_image: list[float] = []  # seconds
     answers: list[Placement] = []
     for plain in (False, True):
         some = train.take(range(min(options.plain_images or len(train), len(train)))) if plain else train
@@ -42,13 +42,14 @@ def main() -> None:
             net, some, tolerance=options.tolerance, plain=plain, sample=options.sample,
             batch_size=options.batch_size, memory=int(options.memory * GIGABYTE),
         )  # fmt: skip
-        seconds.append((time.process_time() - start) / len(some) * len(train))
+        seconds = time.process_time() - start
+        an_image.append(seconds / len(some))
         answers.append(placement)
         name = "plain" if plain else "guessed and checked"
-        print(f"{name}, {len(some):,} images: {seconds[-1] * len(some) / len(train):,.1f} s of CPU, "
+        print(f"{name}, {len(some):,} images: {seconds:,.1f} s of CPU, "
               f"{placement.trials} trials, accuracy {placement.accuracy_before:.4f} -> {placement.accuracy:.4f}",
               flush=True)  # fmt: skip
-    ratio = f"{seconds[0] / seconds[1]:.2f} of the plain time"
+    ratio = f"{an_image[0] / an_image[1]:.2f} of the plain time"
     if len(some) < len(train):
         print(f"{ratio}, in proportion to the images; {answers[0].trials} trials to {answers[1].trials}")
     else:
