@@ -235,7 +235,6 @@ def test_a_layer_weighs_what_stopping_could_save(fake_times: Set) -> None:
     net, (images, _) = problem()
     net.conv2.set_checks([Check(share=0.2)])
     net.conv3.set_checks([Check(share=0.2)])
-    net.conv2.choices = {"avx2": "dense"}
     fake_times(lambda path, *rest: linear(path, *rest) * {"conv2": 1, "conv3": 3}.get(path, 1))
     weights = time_weights(net, images)
     for path, factor in (("conv2", 1), ("conv3", 3)):
@@ -244,7 +243,6 @@ def test_a_layer_weighs_what_stopping_could_save(fake_times: Set) -> None:
         assert weights[path] == pytest.approx(factor * (2 - (0.1 + 1.5 * 0.2)) / (1 - share), rel=0.02)
     assert set(weights) == {"conv2", "conv3"}
     assert net.conv2.checks == (Check(share=0.2),)
-    assert net.conv2.choices == {"avx2": "dense"}
 
 
 def test_a_layer_that_cannot_be_faster_weighs_nothing(fake_times: Set) -> None:

@@ -2,6 +2,5 @@
 
 from tapernet.engine.compile import compile
 from tapernet.engine.engine import Engine
-from tapernet.engine.operator import with_operators
 
-__all__ = ["Engine", "compile", "with_operators"]
+__all__ = ["Engine", "compile"]
