@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -82,41 +81,6 @@ def test_a_network_comes_back_with_its_checks_and_widths(kind: str, tmp_path: Pa
     for path, layer in terminating_layers(net).items():
         assert terminating_layers(again)[path].checks == layer.checks
         assert terminating_layers(again)[path].options == layer.options
-
-
-def with_choices(tensors: dict[str, torch.Tensor], choices: object) -> dict[str, torch.Tensor]:
-    """The tensors of a file with other choices in every terminating layer; None for a file of before there were any."""
-    changed = dict(tensors)
-    for name, tensor in tensors.items():
-        if name.endswith("_extra_state"):
-            state = json.loads(bytes(tensor.tolist()))
-            del state["choices"]
-            state |= {} if choices is None else {"choices": choices}
-            changed[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
-    return changed
-
-
-def test_choices_come_back_and_files_without_them_are_read(tmp_path: Path) -> None:
-    net = CONVOLUTIONAL["terminated"]()
-    for path, layer in terminating_layers(net).items():
-        layer.choices = {"avx2": "dense", path: "terminating"}
-    save(net, tmp_path / "net")
-    again = load(tmp_path / "net")
-    assert all(x.choices == {"avx2": "dense", path: "terminating"} for path, x in terminating_layers(again).items())
-    tensors, header = read_tensors(tmp_path / "net", kind=KIND, version=2)
-    write_tensors(tmp_path / "older", with_choices(tensors, None), header)
-    older = load(tmp_path / "older")
-    assert not any(layer.choices for layer in terminating_layers(older).values())
-    assert torch.equal(older(IMAGES), net(IMAGES))
-
-
-@pytest.mark.parametrize("choices", [{"avx2": "fast"}, {"avx2": ["dense"]}, ["dense"], "dense", 3])
-def test_choices_that_are_none_are_refused(choices: object, tmp_path: Path) -> None:
-    save(CONVOLUTIONAL["terminated"](), tmp_path / "net")
-    tensors, header = read_tensors(tmp_path / "net", kind=KIND, version=2)
-    write_tensors(tmp_path / "net", with_choices(tensors, choices), header)
-    with pytest.raises(FileError, match="net does not fit together: these are not the checks of this layer"):
-        load(tmp_path / "net")
 
 
 def test_a_terminated_network_with_batch_norm_for_each_budget_comes_back(tmp_path: Path) -> None:

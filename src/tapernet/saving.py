@@ -46,9 +46,8 @@ def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> Non
     """Writes a network, atomically.
 
     Args:
-        net: from `taper`, `terminate` or `prune_filters`, or one of these after another, with its checks and what
-            `Engine.remember` left in it; or a plain network of the zoo. One whose model is not from the zoo is loaded
-            with `load(path, model=...)`.
+        net: from `taper`, `terminate` or `prune_filters`, or one of these after another, with its checks; or a
+            plain network of the zoo. One whose model is not from the zoo is loaded with `load(path, model=...)`.
         path: the file, by custom ending in .safetensors.
         spec: how its images were prepared; kept for whoever loads it.
 

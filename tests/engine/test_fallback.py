@@ -59,17 +59,3 @@ def test_a_layer_chosen_dense_computes_everything() -> None:
     close(tn.compile(net, x)(x), by_torch(net, x))
     close(tn.compile(net, x, choices=dict.fromkeys(layers, "dense"))(x), by_torch(model, x))
     assert all(layer.checks for layer in layers.values())
-
-
-@pytest.mark.filterwarnings("ignore:the native kernels")
-def test_it_has_no_choices_to_remember_and_uses_none() -> None:
-    x = torch.rand(2, 3, 32, 32)
-    net = tn.terminate(tn.zoo.create("c10net"), x).eval()
-    layer = terminating_layers(net)["conv1"]
-    layer.set_checks([tn.Check(share=0.1)])
-    layer.choices = {"avx2": "dense"}
-    engine = tn.compile(net, x)
-    assert engine.notes == ("choices for avx2, not for torch, so not used: conv1",)
-    with pytest.raises(ConfigError, match="through torch alone"):
-        engine.remember(net)
-    close(engine(x), by_torch(net, x))

@@ -1,8 +1,6 @@
 """Convolutions that stop early against the reference, `tapernet.nn.terminating`."""
 
 import json
-from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
@@ -249,76 +247,6 @@ def test_choices_are_timed_kept_and_given_again() -> None:
     assert forced.choices == {**engine.choices, "conv2": "terminating"}
     with pytest.raises(ConfigError, match="unknown choice 'fast'"):
         tn.compile(net, x, choices={"conv2": "fast"})
-
-
-X = torch.rand(2, 3, 16, 16)
-COMPILE = import_module("tapernet.engine.compile")  # the module; the package has the function under this name
-MIXED = {"conv1": "terminating", "conv2": "dense", "conv3": "terminating"}
-
-
-def never(*arguments: object) -> dict[str, str]:
-    raise AssertionError("nothing is to be timed")
-
-
-@pytest.mark.parametrize("tapered", [False, True])
-def test_choices_travel_with_the_network(
-    net: nn.Module, tapered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if tapered:
-        net = tn.terminate(tn.taper(tn.zoo.create("c10net", input_shape=(3, 16, 16)), X), X).eval()
-        for layer in terminating_layers(net).values():
-            layer.set_checks([tn.Check(share=0.1)])
-    monkeypatch.setattr(COMPILE, "choose", lambda *arguments: MIXED)
-    tn.compile(net, X, calibration=X).remember(net)
-    monkeypatch.setattr(COMPILE, "choose", never)
-    tn.save(net, tmp_path / "net")
-    engine = tn.compile(tn.load(tmp_path / "net"), X)
-    assert engine.choices == MIXED
-    assert [engine.operations()[path] for path in MIXED] == list(MIXED.values())
-    assert engine.summary().caption is None
-    assert torch.equal(engine(X), tn.compile(net, X, choices=MIXED)(X))
-
-
-def test_what_is_given_wins_over_what_is_timed_and_that_over_what_is_remembered(
-    net: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tn.compile(net, X, choices=MIXED).remember(net)
-    assert tn.compile(net, X, choices={"conv1": "dense"}).choices == {**MIXED, "conv1": "dense"}
-
-    def all_dense(build: object, paths: list[str], *rest: object) -> dict[str, str]:
-        return dict.fromkeys(paths, "dense")
-
-    monkeypatch.setattr(COMPILE, "choose", all_dense)
-    timed = tn.compile(net, X, choices={"conv1": "terminating"}, calibration=X)
-    assert timed.choices == {"conv1": "terminating", "conv2": "dense", "conv3": "dense"}
-
-
-def test_choices_for_other_kernels_are_not_used_and_the_summary_says_so(net: nn.Module) -> None:
-    for path, layer in terminating_layers(net).items():
-        layer.choices = {"another": MIXED[path]}
-    engine = tn.compile(net, X, kernels="portable")
-    assert engine.choices == dict.fromkeys(MIXED, "terminating")
-    assert engine.summary().caption == "choices for another, not for portable, so not used: conv1, conv2, conv3"
-    assert tn.compile(net, X, choices=MIXED).notes == ()
-    engine.remember(net)
-    assert terminating_layers(net)["conv2"].choices == {"another": "dense", "portable": "terminating"}
-    assert tn.compile(net, X, kernels="portable").notes == ()
-
-
-def test_other_checks_forget_the_choice(net: nn.Module) -> None:
-    tn.compile(net, X, choices=MIXED).remember(net)
-    terminating_layers(net)["conv2"].set_checks([tn.Check(share=0.2)])
-    assert tn.compile(net, X).choices == {**MIXED, "conv2": "terminating"}
-    terminating_layers(net)["conv2"].set_checks([])
-    assert tn.compile(net, X).choices == {path: MIXED[path] for path in ("conv1", "conv3")}
-
-
-def test_another_network_is_refused_the_choices(net: nn.Module) -> None:
-    engine = tn.compile(net, X, choices=MIXED)
-    terminating_layers(net)["conv3"].set_checks([])
-    with pytest.raises(ConfigError, match=r"unknown layer with checks 'conv3'.*valid: conv1, conv2"):
-        engine.remember(net)
-    assert not any(layer.choices for layer in terminating_layers(net).values())
 
 
 @pytest.mark.parametrize("gradient", ["exact", "gated"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tapernet import Check, ImageData, count_termination, measure_inputs, taper, terminate, total_macs, zoo
+from tapernet import Check, ImageData, count_termination, taper, terminate, total_macs, zoo
 from tapernet.errors import ConfigError
 from tapernet.measure.joint import evaluate_joint, joint_table
 from tapernet.measure.layers import layer_table, positions, situation_table
@@ -74,15 +74,6 @@ def test_checks_come_back_after_an_error() -> None:
     with pytest.raises(RuntimeError), checks_set(stopping, {}):
         stopping(torch.zeros(1, 5))
     assert {path: layer.checks for path, layer in terminating_layers(stopping).items()} == before
-
-
-def test_measuring_keeps_the_choices_that_belong_to_the_checks() -> None:
-    stopping = with_checks(model())
-    layer = next(iter(terminating_layers(stopping).values()))
-    layer.choices = {"avx2": "dense"}
-    evaluate_joint(stopping, DATA)
-    measure_inputs(stopping, DATA)
-    assert layer.choices == {"avx2": "dense"}
 
 
 def test_it_is_written_and_shown(tmp_path: Path) -> None:

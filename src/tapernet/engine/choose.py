@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tapernet.engine.engine import Engine
 from tapernet.nn.net import Budget
-from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d
+from tapernet.nn.terminating import DENSE, TERMINATING
 
 ROUNDS = 9
 WORTH = 0.95
@@ -58,19 +58,3 @@ def fastest_times(engines: Sequence[Engine], batches: Sequence[Tensor], budget: 
                     of_batches = fastest.setdefault(name, [math.inf] * len(batches))
                     of_batches[number] = min(of_batches[number], seconds)
     return [{name: sum(of_batches) for name, of_batches in fastest.items()} for fastest in least]
-
-
-def remembered(layers: Mapping[str, TerminatingConv2d], kernels: str) -> tuple[dict[str, str], list[str]]:
-    """What the layers remember of these kernels, and a line for each other instruction set whose choices do not count.
-
-    Args:
-        layers: those to decide.
-        kernels: the instruction set of the engine, or "torch".
-    """
-    chosen = {path: layer.choices[kernels] for path, layer in layers.items() if kernels in layer.choices}
-    others: dict[str, list[str]] = {}
-    for path, layer in layers.items():
-        for other in sorted(layer.choices) if path not in chosen else ():
-            others.setdefault(other, []).append(path)
-    notes = [f"choices for {other}, not for {kernels}, so not used: {', '.join(p)}" for other, p in others.items()]
-    return chosen, notes

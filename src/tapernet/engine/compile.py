@@ -1,13 +1,13 @@
 """`compile`: from a network to an engine."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from tapernet.engine.choose import choose, remembered
+from tapernet.engine.choose import choose
 from tapernet.engine.dial import Dial
 from tapernet.engine.engine import Engine
 from tapernet.engine.lower import lower
@@ -18,7 +18,7 @@ from tapernet.engine.tracing import trace_with_shapes
 from tapernet.engine.values import Groups
 from tapernet.errors import ConfigError
 from tapernet.nn.net import Budget, TaperedNet, at
-from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d, terminating_layers, valid_choices
+from tapernet.nn.terminating import DENSE, TERMINATING, TerminatingConv2d, terminating_layers
 from tapernet.registry import unknown
 from tapernet.saving import known_shape
 
@@ -42,17 +42,15 @@ def compile(
 
     A layer of a network from `tapernet.terminate` that has checks either stops early, as the network does, or computes
     everything, which is sometimes faster and never less accurate before the checks were trained for. What decides, the
-    first that says something about a layer: `choices`; with `calibration`, the times of both ways; without it, what the
-    network remembers from `Engine.remember`, perhaps through a file, of engines with the same kernels. Choices that it
-    remembers of other kernels alone do not count, as the summary then says. All other layers stop, but for those whose
-    check is of a sum in bytes (`Check(bits=8)`) where the processor does not multiply bytes.
+    first that says something about a layer: `choices`; with `calibration`, the times of both ways. All other layers
+    stop, but for those whose check is of a sum in bytes (`Check(bits=8)`) where the processor does not multiply bytes.
 
     Args:
         net: a `TaperedNet`, a terminated network, or any module in float32 on the CPU. Not changed; copied.
         example: one batch of inputs, shape (n, channels, height, width) or (n, features), n > 0; networks from
             `taper`, `terminate` and the zoo know their own.
         calibration: images, shape as the example, on which layers that may stop early are timed.
-        choices: for some layers or all, in place of timing and of what the network remembers; an engine's `choices`.
+        choices: for some layers or all, in place of timing; an engine's `choices`.
         budgets: that calls will use; their plans are made now. The timing is over these, or 1.0.
         threads: that a call may use.
         kernels: instruction set; "auto" takes the best that the processor has. With AMX, "amx-bf16x6" takes every
@@ -87,7 +85,7 @@ def compile(
     wanted = _choices(choices or {}, stopping)
     budgets = list(budgets)
 
-    def build(chosen: Mapping[str, str], notes: Sequence[str] = ()) -> Engine:
+    def build(chosen: Mapping[str, str]) -> Engine:
         made = {path: chosen.get(path, _usual(layer, kernels)) for path, layer in stopping.items()}
         lowered = _whole(inner, str(graph)) if isinstance(graph, str) else _lowered(graph, net, kernels, made)
         by_torch = [str(s.node.target) for s in lowered.steps if isinstance(s, ByTorch) and s.node.op == "call_module"]
@@ -96,7 +94,7 @@ def compile(
         program = Program(lowered, dial, _attributes(lowered, inner))
         name = running if program.native else "torch"
         shape = tuple(example.shape[1:])
-        engine = Engine(program, dial, shape, kernels=name, threads=threads, choices=made, notes=notes)
+        engine = Engine(program, dial, shape, kernels=name, threads=threads, choices=made)
         for budget in budgets:
             engine.prepare(budget)
         return engine
@@ -104,8 +102,7 @@ def compile(
     left = {path: layer for path, layer in stopping.items() if path not in wanted}
     if calibration is not None and not isinstance(graph, str):
         return build(wanted | choose(build, list(left), calibration, budgets or [1.0], wanted))
-    known, notes = remembered(left, running)
-    return build(wanted | _choices(known, stopping), notes)
+    return build(wanted)
 
 
 def _lowered(graph: fx.GraphModule, net: nn.Module, kernels: str, choices: Mapping[str, str]) -> Lowered:
@@ -147,10 +144,12 @@ def _usual(layer: TerminatingConv2d, kernels: str) -> str:
 
 
 def _choices(choices: Mapping[str, str], stopping: Iterable[str]) -> dict[str, str]:
-    for path in choices:
+    for path, choice in choices.items():
         if path not in stopping:
             raise ConfigError(unknown("layer with checks", path, stopping))
-    return valid_choices(choices)
+        if choice not in (DENSE, TERMINATING):
+            raise ConfigError(unknown("choice", choice, (DENSE, TERMINATING)))
+    return dict(choices)
 
 
 def _example(net: nn.Module, example: Tensor | None) -> Tensor:

@@ -1,19 +1,17 @@
 """`Engine`: a compiled network with its dial."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tapernet.engine.dial import Dial, Setting
 from tapernet.engine.program import Program
 from tapernet.errors import ConfigError
-from tapernet.nn.net import Budget, TaperedNet
-from tapernet.nn.terminating import terminating_layers
-from tapernet.registry import unknown
+from tapernet.nn.net import Budget
 
 
 class Engine:
@@ -24,10 +22,9 @@ class Engine:
 
     Attributes:
         choices: of each layer that may stop early, "dense" or "terminating"; plain strings, to be given to `compile`
-            again, or kept with the network by `remember`.
+            again.
         threads: how many a call may use.
         kernels: the instruction set, or "torch" where the network runs through torch alone.
-        notes: what the summary says beside its table: which remembered choices were not used.
 
     Example:
         >>> import torch, tapernet as tn
@@ -46,9 +43,8 @@ class Engine:
         kernels: str,
         threads: int,
         choices: Mapping[str, str],
-        notes: Sequence[str] = (),
     ) -> None:
-        self.choices, self.kernels, self.notes = dict(choices), kernels, tuple(notes)
+        self.choices, self.kernels = dict(choices), kernels
         self.threads = threads
         self._program, self._dial, self._input_shape = program, dial, input_shape
         self._settings: dict[Any, Setting] = {}
@@ -132,30 +128,6 @@ class Engine:
             self._dial.turn(budget)
             return self._program.times(setting, x)
 
-    def remember(self, net: nn.Module) -> None:
-        """Keeps `choices` in the network's layers: `tapernet.save` saves them, and `compile` takes them again.
-
-        They are of this engine's kernels; a network can remember those of several instruction sets, one engine of each.
-        They are for the checks of now: with other ones a layer has none. Training keeps them, although it may change
-        what is faster.
-
-        Args:
-            net: the network that was compiled, or one with the same layers.
-
-        Raises:
-            ConfigError: the engine runs through torch alone, which stops nowhere; or a layer of `choices` is not in the
-                network, or has no checks there.
-        """
-        if self.kernels == "torch":
-            raise ConfigError("this engine runs through torch alone: it has no choices to remember")
-        inner: nn.Module = net.model if isinstance(net, TaperedNet) else net
-        layers = {path: layer for path, layer in terminating_layers(inner).items() if layer.checks}
-        for path in self.choices:
-            if path not in layers:
-                raise ConfigError(unknown("layer with checks", path, layers))
-        for path, choice in self.choices.items():
-            layers[path].choices = {**layers[path].choices, self.kernels: choice}
-
     @property
     def weight_bytes(self) -> int:
         """Memory of the packed weights, which all budgets share."""
@@ -171,10 +143,10 @@ class Engine:
                         "save the network, and compile that")  # fmt: skip
 
     def summary(self) -> Any:
-        """Every operation with what computes it, as a rich table; below it the notes."""
+        """Every operation with what computes it, as a rich table."""
         from rich.table import Table
 
-        table = Table(title=f"kernels: {self.kernels}, threads: {self.threads}", caption="\n".join(self.notes) or None)
+        table = Table(title=f"kernels: {self.kernels}, threads: {self.threads}")
         for heading in ("operation", "kernel", "with"):
             table.add_column(heading)
         for row in self._program.rows:

@@ -24,7 +24,6 @@ from tapernet.nn.check import BITS, Check
 from tapernet.nn.order import EXACT, ORDERS, Termination
 from tapernet.nn.prefix import PrefixConv2d
 from tapernet.nn.rounded import rounded_sums, weight_steps
-from tapernet.registry import unknown
 
 DENSE, TERMINATING = "dense", "terminating"
 """What an engine may run a layer with checks as: computing everything, or stopping early."""
@@ -152,7 +151,6 @@ class TerminatingConv2d(nn.Conv2d):
             raise ConfigError(f"a terminating convolution pads with zeros, not in mode {self.padding_mode!r}")
         self.options, self.rectified = options, rectified
         self._checks: tuple[Check, ...] = ()
-        self._chosen: tuple[tuple[Check, ...], dict[str, str]] = ((), {})
         self.observer: Callable[[Outcome], None] | None = None
         self.temperature: float | None = None
         self.memo: list[Tensor] | None = None
@@ -200,19 +198,6 @@ class TerminatingConv2d(nn.Conv2d):
             if any(a >= b for a, b in pairwise(p for p in of_filter if p < self.terms)):
                 raise ConfigError("the positions of several checks increase from check to check")
         self._checks = tuple(checks)
-
-    @property
-    def choices(self) -> dict[str, str]:
-        """Of each instruction set for which an engine's choice was kept (`Engine.remember`), "dense" or "terminating".
-
-        They are for the checks that the layer had then, and are saved with them; with other checks there are none.
-        """
-        checks, choices = self._chosen
-        return choices if checks == self._checks else {}
-
-    @choices.setter
-    def choices(self, choices: Mapping[str, str]) -> None:
-        self._chosen = self._checks, dict(choices)
 
     def learned_checks(self) -> tuple[Check, ...]:
         """The checks with their thresholds where learning has moved them so far, if they learn."""
@@ -365,11 +350,10 @@ class TerminatingConv2d(nn.Conv2d):
         return estimate
 
     def get_extra_state(self) -> Tensor:
-        """Options, checks and choices as the bytes of a JSON document, so that a file of tensors can hold them."""
+        """Options and checks as the bytes of a JSON document, so that a file of tensors can hold them."""
         state = {
             "options": asdict(self.options),
             "checks": [check.as_dict() for check in self._checks],
-            "choices": self.choices,
         }
         return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
 
@@ -384,7 +368,6 @@ class TerminatingConv2d(nn.Conv2d):
             options = Termination(**found["options"])
             self.options, self._checks = replace(options, gradient=self.options.gradient), ()
             self.set_checks([Check(**check) for check in found["checks"]])
-            self.choices = valid_choices(found.get("choices", {}))  # a new key, which older files do not have
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"these are not the checks of this layer: {error}") from error
 
@@ -421,7 +404,6 @@ class TerminatingPrefixConv2d(TerminatingConv2d, PrefixConv2d):  # type: ignore[
         layer.input_mean = self._kept_inputs(self.input_mean).clone()
         layer.observer, layer._checks = None, ()
         layer.set_checks(self._checks_of_now(layer.terms))
-        layer.choices = {}
         return layer
 
     def _checks_of_now(self, terms: int) -> list[Check]:
@@ -468,14 +450,6 @@ def checks_set(net: nn.Module, checks: Mapping[str, Sequence[Check]]) -> Iterato
     finally:
         for path, layer in layers.items():
             layer.set_checks(before[path])
-
-
-def valid_choices(choices: Mapping[str, str]) -> dict[str, str]:
-    """A copy; raises ConfigError for what is neither "dense" nor "terminating"."""
-    for choice in choices.values():
-        if choice not in (DENSE, TERMINATING):
-            raise ConfigError(unknown("choice", choice, (DENSE, TERMINATING)))
-    return dict(choices)
 
 
 def _terms(weight: Tensor, bias: Tensor | None) -> int:
