@@ -8,19 +8,14 @@ namespace tapernet {
 
 class Depthwise : public Op {
  public:
-  // Weights in PyTorch's order, [channel][1][kernel_h][kernel_w]; packed [block][tap][16].
+  // Weights in PyTorch's order, [channel][1][kernel_h][kernel_w]; packed [block][tap][16]. `value` is the output, whose
+  // channels are the input's.
   Depthwise(const float* weight, const Value& value, const Sliding& window, Epilogue epilogue)
       : value_(value), window_(window), epilogue_(std::move(epilogue)) {
     const int taps = window.taps();
     weights_ = Buffer(static_cast<size_t>(value.blocks()) * taps * kLanes);
-    int channel = 0, block = 0;
-    for (const Run& run : value.runs) {
-      for (int i = 0; i < run.size; ++i, ++channel) {
-        for (int t = 0; t < taps; ++t) {
-          weights_.data()[((block + i / kLanes) * taps + t) * kLanes + i % kLanes] = weight[channel * taps + t];
-        }
-      }
-      block += divide_up(run.size, kLanes);
+    for (const int place : value.places()) {
+      for (int t = 0; t < taps; ++t) weights_.data()[(place / kLanes * taps + t) * kLanes + place % kLanes] = *weight++;
     }
   }
 

@@ -26,7 +26,7 @@ class PackedFilters {
     reach(in, out, channels, of_group, groups);
     stride_ = static_cast<ptrdiff_t>(span_) * window.kernel_h * row_ * kLanes;
     data_ = Buffer(static_cast<size_t>(filter_blocks_) * stride_ + (pieces ? kPiecesProducts * kLanes : 0));
-    const std::vector<int> to = places(in), from = places(out);
+    const std::vector<int> to = in.places(), from = out.places();
     for (int f = 0; f < filters; ++f) {
       const int slot = from[f], block = slot / kLanes;
       float* const filter = data_.data() + block * stride_ + slot % kLanes;
@@ -61,17 +61,6 @@ class PackedFilters {
   // Whether a block of input channels, from the filter's first one on, is the last of an odd number.
   bool alone(int block) const { return block + 1 == span_ && span_ % 2 == 1; }
 
-  // Of each channel, its place when every run starts in a block of its own.
-  static std::vector<int> places(const Value& value) {
-    std::vector<int> result;
-    int block = 0;
-    for (const Run& run : value.runs) {
-      for (int i = 0; i < run.size; ++i) result.push_back(block * value.lanes + i);
-      block += divide_up(run.size, value.lanes);
-    }
-    return result;
-  }
-
  private:
   // Which blocks of input channels each block of filters reads: all, or with groups those of its filters' groups.
   void reach(const Value& in, const Value& out, int channels, int of_group, int groups) {
@@ -80,7 +69,7 @@ class PackedFilters {
     if (groups == 1) return;
     std::vector<int> last(filter_blocks_, -1);
     first_.assign(filter_blocks_, in.blocks());
-    const std::vector<int> to = places(in), from = places(out);
+    const std::vector<int> to = in.places(), from = out.places();
     for (int f = 0; f < out.channels(); ++f) {
       const int block = from[f] / kLanes, group = f / of_group;
       first_[block] = std::min(first_[block], to[group * channels] / in.lanes);

@@ -48,6 +48,16 @@ struct Value {
     for (const Run& run : runs) sum += divide_up(run.size, lanes);
     return sum;
   }
+  // Of each channel, its place when every run starts in a block of its own.
+  std::vector<int> places() const {
+    std::vector<int> result;
+    int block = 0;
+    for (const Run& run : runs) {
+      for (int i = 0; i < run.size; ++i) result.push_back(block * lanes + i);
+      block += divide_up(run.size, lanes);
+    }
+    return result;
+  }
   std::vector<Kept> kept(const std::vector<int>& of_group) const {
     std::vector<Kept> result;
     int block = 0;

@@ -34,13 +34,11 @@ PoolAxis pool_axis(const std::vector<int>& v) {
   return {v[0], v[1], v[2], v[3] != 0, v[4] != 0, v[5]};
 }
 
-Epilogue epilogue(const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector, float low,
-                  float high) {
-  Epilogue result;
-  for (const auto& [scale, shift] : variants) result.variants.push_back({numbers(scale), numbers(shift)});
-  result.selector = selector == "range" ? Selector::range : selector == "norm" ? Selector::norm : Selector::none;
-  result.low = low;
-  result.high = high;
+using Variants = std::vector<std::tuple<Array, Array>>;  // scale and shift of each
+
+std::vector<Variant> variants(const Variants& given) {
+  std::vector<Variant> result;
+  for (const auto& [scale, shift] : given) result.push_back({numbers(scale), numbers(shift)});
   return result;
 }
 
@@ -59,6 +57,9 @@ int add_value(Network& n, const std::vector<std::tuple<int, int>>& runs, int lan
   value.lanes = lanes;
   return n.add_value(std::move(value));
 }
+
+// A value with the channels of another one, in the same places.
+int add_like(Network& n, int other) { return n.add_value({n.values.at(other).runs}); }
 
 void need_halo(Network& n, int value, const Sliding& window) {
   n.values.at(value).halo = std::max(n.values.at(value).halo, window.halo());
@@ -131,29 +132,26 @@ NB_MODULE(_native, m) {
       .def("output", [](Network& n, int value) { n.outputs.push_back(value); }, "value"_a)
       .def("conv", [](Network& n, const std::string& name, int input, const std::vector<Array>& weights,
                       const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int groups,
-                      bool whole, const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector,
-                      float low, float high) {
+                      bool whole, const Variants& given, int norm, float low, float high) {
         const Sliding s = sliding(window);
         need_halo(n, input, s);
         const int output = add_value(n, runs);
         std::vector<const float*> pointers;
         for (const Array& w : weights) pointers.push_back(w.data());
         auto op = std::make_unique<Conv>(pointers, n.values.at(input), n.values.at(output), s, groups,
-                                         whole, epilogue(variants, selector, low, high), n.kernels);
+                                         whole, Epilogue{variants(given), norm, low, high}, n.kernels);
         return add(n, std::move(op), name, {input}, output);
-      }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "whole"_a, "variants"_a, "selector"_a,
+      }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "whole"_a, "variants"_a, "norm"_a,
            "low"_a, "high"_a)
       .def("depthwise", [](Network& n, const std::string& name, int input, const Array& weight,
-                           const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window,
-                           const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector,
-                           float low, float high) {
+                           const std::vector<int>& window, const Variants& given, int norm, float low, float high) {
         const Sliding s = sliding(window);
         need_halo(n, input, s);
-        const int output = add_value(n, runs);
+        const int output = add_like(n, input);
         auto op = std::make_unique<Depthwise>(weight.data(), n.values.at(output), s,
-                                              epilogue(variants, selector, low, high));
+                                              Epilogue{variants(given), norm, low, high});
         return add(n, std::move(op), name, {input}, output);
-      }, "name"_a, "input"_a, "weight"_a, "runs"_a, "window"_a, "variants"_a, "selector"_a, "low"_a, "high"_a)
+      }, "name"_a, "input"_a, "weight"_a, "window"_a, "variants"_a, "norm"_a, "low"_a, "high"_a)
       .def("terminating", [](Network& n, const std::string& name, int input, const Array& weight,
                              const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int slot,
                              const std::vector<std::vector<float>>& thresholds, const std::optional<Array>& bias,
@@ -177,27 +175,30 @@ NB_MODULE(_native, m) {
         return add(n, std::move(op), name, {input}, output);
       }, "name"_a, "input"_a, "weight"_a, "runs"_a, "window"_a, "slot"_a, "thresholds"_a, "bias"_a.none(),
            "bias_first"_a, "input_size"_a.none(), "high"_a, "steps"_a.none())
-      .def("pool", [](Network& n, const std::string& name, int input, const std::vector<std::tuple<int, int>>& runs,
-                      const std::vector<int>& rows, const std::vector<int>& columns, bool average, int divisor,
-                      float low, float high) {
+      .def("pool", [](Network& n, const std::string& name, int input, const std::vector<int>& rows,
+                      const std::vector<int>& columns, bool average, int divisor, float low, float high) {
         auto op = std::make_unique<Pool>(pool_axis(rows), pool_axis(columns), average, divisor, low, high);
-        return add(n, std::move(op), name, {input}, add_value(n, runs));
-      }, "name"_a, "input"_a, "runs"_a, "rows"_a, "columns"_a, "average"_a, "divisor"_a, "low"_a, "high"_a)
-      .def("affine", [](Network& n, const std::string& name, int input, const std::vector<std::tuple<int, int>>& runs,
-                        const std::vector<std::tuple<Array, Array>>& variants, const std::string& selector, float low,
+        return add(n, std::move(op), name, {input}, add_like(n, input));
+      }, "name"_a, "input"_a, "rows"_a, "columns"_a, "average"_a, "divisor"_a, "low"_a, "high"_a)
+      .def("affine", [](Network& n, const std::string& name, int input, const Variants& given, int norm, float low,
                         float high) {
-        const int output = add_value(n, runs);
-        auto op = std::make_unique<Affine>(n.values.at(output), epilogue(variants, selector, low, high));
+        const int output = add_like(n, input);
+        auto op = std::make_unique<Affine>(n.values.at(output), Epilogue{variants(given), norm, low, high});
         return add(n, std::move(op), name, {input}, output);
-      }, "name"_a, "input"_a, "runs"_a, "variants"_a, "selector"_a, "low"_a, "high"_a)
-      .def("add", [](Network& n, const std::string& name, int a, int b, const std::vector<std::tuple<int, int>>& runs,
-                     float low, float high) {
-        return add(n, std::make_unique<Add>(low, high), name, {a, b}, add_value(n, runs));
-      }, "name"_a, "a"_a, "b"_a, "runs"_a, "low"_a, "high"_a)
-      .def("concat", [](Network& n, const std::string& name, const std::vector<int>& inputs,
-                        const std::vector<std::tuple<int, int>>& runs) {
-        return add(n, std::make_unique<Concat>(), name, inputs, add_value(n, runs));
-      }, "name"_a, "inputs"_a, "runs"_a)
+      }, "name"_a, "input"_a, "variants"_a, "norm"_a, "low"_a, "high"_a)
+      .def("add", [](Network& n, const std::string& name, int a, int b, float low, float high) {
+        if (n.values.at(a).runs != n.values.at(b).runs) {
+          throw std::invalid_argument(name + ": the two sides of a sum have other channels");
+        }
+        return add(n, std::make_unique<Add>(low, high), name, {a, b}, add_like(n, a));
+      }, "name"_a, "a"_a, "b"_a, "low"_a, "high"_a)
+      .def("concat", [](Network& n, const std::string& name, const std::vector<int>& inputs) {
+        Value value;
+        for (int input : inputs) {
+          for (const Run& run : n.values.at(input).runs) value.runs.push_back(run);
+        }
+        return add(n, std::make_unique<Concat>(), name, inputs, n.add_value(std::move(value)));
+      }, "name"_a, "inputs"_a)
       .def_prop_ro("op_names", [](const Network& n) {
         std::vector<std::string> names;
         for (const auto& op : n.ops) names.push_back(op->name);
@@ -205,13 +206,13 @@ NB_MODULE(_native, m) {
       });
 
   nb::class_<Plan>(m, "Plan")
-      .def("__init__", [](Plan* self, std::shared_ptr<Network> network, std::vector<int> kept, int range, int norm,
-                          std::vector<std::vector<std::vector<int>>> positions,
+      .def("__init__", [](Plan* self, std::shared_ptr<Network> network, std::vector<int> kept, int range,
+                          const Variants& norms, std::vector<std::vector<std::vector<int>>> positions,
                           const std::vector<std::tuple<int, int>>& sizes) {
         std::vector<Size> of_inputs;
         for (const auto& [height, width] : sizes) of_inputs.push_back({height, width});
-        new (self) Plan(std::move(network), {std::move(kept), range, norm, std::move(positions)}, of_inputs);
-      }, "network"_a, "kept"_a, "range"_a, "norm"_a, "positions"_a, "sizes"_a)
+        new (self) Plan(std::move(network), {std::move(kept), range, variants(norms), std::move(positions)}, of_inputs);
+      }, "network"_a, "kept"_a, "range"_a, "norms"_a, "positions"_a, "sizes"_a)
       .def("input_shape", [](const Plan& p, int i) { return shape(p, p.network().inputs.at(i)); }, "index"_a)
       .def("output_shape", [](const Plan& p, int i) { return shape(p, p.network().outputs.at(i)); }, "index"_a)
       .def("bytes", &Plan::bytes, "Bytes that this budget adds to the weights.")

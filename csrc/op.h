@@ -14,21 +14,18 @@
 
 namespace tapernet {
 
-// What selects among an operation's variants: nothing, the budget's range (a profile, and a first and last layer, for
-// each), or the batch-norm statistics of the budget.
-enum class Selector { none, range, norm };
+// A factor and a summand for each channel.
+struct Variant {
+  std::vector<float> scale, shift;
+};
 
-// A budget: kept channels of each group, and which variants it takes.
+// A budget.
 struct Setting {
-  std::vector<int> kept;
-  int range = 0;
-  int norm = 0;
+  std::vector<int> kept;       // channels of each group
+  int range = 0;               // which of an operation's variants it takes, if there are several
+  std::vector<Variant> norms;  // of each batch-norm, what it does to the channels that are kept
   // Of each terminating convolution, check and filter: the products before the check.
   std::vector<std::vector<std::vector<int>>> positions;
-
-  int pick(Selector selector) const {
-    return selector == Selector::range ? range : selector == Selector::norm ? norm : 0;
-  }
 };
 
 // Memory of a call: every value of a number of images, and what an operation needs while it runs.
@@ -87,25 +84,10 @@ class Op {
   virtual size_t bytes() const { return 0; }
 };
 
-// A number for each channel of a value, in its blocks, with zeros in the lanes that a budget drops.
-inline Buffer per_channel(const std::vector<float>& full, const Value& value, const std::vector<Kept>& kept) {
-  Buffer result(static_cast<size_t>(value.blocks()) * kLanes);
-  size_t from = 0;
-  for (size_t r = 0; r < kept.size(); ++r) {
-    float* const to = result.data() + static_cast<size_t>(kept[r].first_block) * kLanes;
-    std::copy_n(full.data() + from, kept[r].channels, to);
-    from += value.runs[r].size;
-  }
-  return result;
-}
-
-// result = clamp(x * scale + shift), with a variant for each batch-norm statistics or range of budgets.
+// result = clamp(norm(x * scale + shift)), with a variant for each range of budgets where ranges have their own.
 struct Epilogue {
-  struct Variant {
-    std::vector<float> scale, shift;  // of each channel
-  };
-  std::vector<Variant> variants;
-  Selector selector = Selector::none;
+  std::vector<Variant> variants;  // of all channels
+  int norm;                       // number of the batch-norm, or -1
   float low, high;
 
   size_t bytes() const {
@@ -115,15 +97,30 @@ struct Epilogue {
   }
 };
 
-// An epilogue at a budget.
+// An epilogue at a budget: scale and shift by the channels' places, with zeros in the lanes that the budget drops.
 struct Finish {
   Buffer scale, shift;
   float low, high;
 
-  Finish(const Epilogue& epilogue, const Value& value, const Context& c) : low(epilogue.low), high(epilogue.high) {
-    const Epilogue::Variant& variant = epilogue.variants.at(c.setting.pick(epilogue.selector));
-    scale = per_channel(variant.scale, value, c.output.kept);
-    shift = per_channel(variant.shift, value, c.output.kept);
+  Finish(const Epilogue& epilogue, const Value& value, const Context& c)
+      : scale(static_cast<size_t>(value.blocks()) * kLanes), shift(scale.size()), low(epilogue.low),
+        high(epilogue.high) {
+    const Setting& setting = c.setting;
+    const Variant& own = epilogue.variants.at(epilogue.variants.size() > 1 ? setting.range : 0);
+    const Variant* norm = epilogue.norm < 0 ? nullptr : &setting.norms.at(epilogue.norm);
+    size_t first = 0, number = 0;  // channels before those of a run: of all, and of the kept ones
+    for (size_t r = 0; r < value.runs.size(); first += value.runs[r++].size) {
+      const Kept& kept = c.output.kept.at(r);
+      for (int i = 0; i < kept.channels; ++i, ++number) {
+        float& a = scale.data()[kept.first_block * kLanes + i];
+        float& b = shift.data()[kept.first_block * kLanes + i];
+        a = own.scale.at(first + i);
+        b = own.shift.at(first + i);
+        if (!norm) continue;
+        a *= norm->scale.at(number);
+        b = b * norm->scale.at(number) + norm->shift.at(number);
+      }
+    }
   }
   size_t bytes() const { return scale.bytes() + shift.bytes(); }
 };

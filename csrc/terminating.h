@@ -523,7 +523,7 @@ class Terminating : public Op {
     const int channels = in.channels(), filters = out.channels(), taps = window.taps();
     stride_ = static_cast<ptrdiff_t>(in.blocks()) * taps * kLanes;
     filters_ = Buffer(static_cast<size_t>(filters) * stride_);
-    const std::vector<int> places = PackedFilters::places(in);
+    const std::vector<int> places = in.places();
     for (int f = 0; f < filters; ++f) {
       for (int c = 0; c < channels; ++c) {
         for (int t = 0; t < taps; ++t) {

@@ -230,7 +230,7 @@ class Builder {
   int plain_conv(int in, std::vector<Run> runs, const Sliding& s, int most) {
     const int out = reading(in, std::move(runs), s);
     const std::vector<float> ones(channels(out), 1.0f), zeros(channels(out));
-    return conv(in, out, s, false, most, {{{ones, zeros}}, Selector::none, -INFINITY, INFINITY});
+    return conv(in, out, s, false, most, {{{ones, zeros}}, -1, -INFINITY, INFINITY});
   }
   int depthwise(int in, const Sliding& s) {
     const int out = reading(in, network->values[in].runs, s);
@@ -280,7 +280,7 @@ class Builder {
     return value(std::move(runs));
   }
   Epilogue epilogue(int out) {
-    return {{{r_.floats(channels(out), 1, 2), r_.floats(channels(out))}}, Selector::none, 0.0f, kMost};
+    return {{{r_.floats(channels(out), 1, 2), r_.floats(channels(out))}}, -1, 0.0f, kMost};
   }
   int add(std::unique_ptr<Op> op, std::vector<int> inputs, int output) {
     op->inputs = std::move(inputs);
@@ -312,7 +312,7 @@ std::vector<float> run_network(const Kernels& kernels, Random r) {
     positions[0].push_back(r.between(1, terms / 2));
     positions[1].push_back(r.between(terms / 2 + 1, terms));
   }
-  Plan plan(b.network, {{kept}, 0, 0, {positions}}, {{side, side}});
+  Plan plan(b.network, {{kept}, 0, {}, {positions}}, {{side, side}});
   std::vector<float> input = r.floats(images * given * side * side, 0, 4);
   const Layout& layout = plan.view(stopped).layout;
   const int pixels = images * kept * layout.height * layout.width;
@@ -339,7 +339,7 @@ std::vector<float> run_conv(const Kernels& kernels, Random r) {
   int out = b.plain_conv(in, {{cut, group}}, window, most);
   if (most == 2) out = b.conv(b.affine(out), {{30, -1}}, window);
   b.network->outputs.push_back(out);
-  Plan plan(b.network, {{kept}, 0, 0, {}}, {{height, width}});
+  Plan plan(b.network, {{kept}, 0, {}, {}}, {{height, width}});
   const std::vector<float> input = r.floats(images * given * height * width, -(900 / most), 900 / most);
   const Layout& layout = plan.view(out).layout;
   std::vector<float> result(static_cast<size_t>(images) * channels(plan.view(out).kept) * layout.height * layout.width);

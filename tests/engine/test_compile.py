@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tapernet as tn
 from tapernet.errors import ConfigError
+from tapernet.nn.net import Budget
 from tapernet.nn.terminating import terminating_layers
 
 pytestmark = needs_kernels
@@ -166,11 +167,97 @@ def test_modules_that_do_nothing_do_not_keep_a_layer_from_its_norm_and_relu() ->
     model, x = nn.Sequential(layers), torch.randn(2, 3, 8, 8)
     _settle_norms(model, x)
     engine = tn.compile(model.eval(), x)
-    assert engine.operations() == {"a": "dense", "end": "nothing to do", "b": "dense"}
+    assert engine.operations() == {"a": "dense", "b": "dense"}
     close(engine(x), by_torch(model, x))
     # What something else reads as well is computed as it is.
     shared = tn.compile(_Sum(model).eval(), x)
     close(shared(x), by_torch(_Sum(model).eval(), x))
+
+
+IDLE = {
+    "in a row": [nn.Conv2d(3, 8, 1), nn.GELU(), nn.Dropout(), nn.Identity(), nn.GELU(), nn.Conv2d(8, 4, 1)],
+    "at the end": [nn.Conv2d(3, 8, 1), nn.GELU(), nn.Dropout(), nn.Identity()],
+    "before torch's": [nn.Identity(), nn.Dropout(), nn.GELU(), nn.Conv2d(3, 4, 1)],
+    "alone": [nn.Identity(), nn.Dropout2d()],
+    "flattened twice": [nn.Flatten(), nn.Flatten(), nn.GELU(), nn.Linear(48, 4), nn.Flatten(), nn.AlphaDropout()],
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_modules_that_do_nothing_stand_anywhere(case: str) -> None:
+    torch.manual_seed(6)
+    model, x = nn.Sequential(*IDLE[case]), torch.randn(2, 3, 4, 4)
+    close(tn.compile(model.eval(), x)(x), by_torch(model, x))
+
+
+class _Optional(nn.Module):
+    """An argument that the graph uses and calls leave out, and one that chooses what it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, p: float = 0.5, *more: Tensor) -> Tensor:
+        y = F.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+        out: Tensor = self.b(F.dropout(F.gelu(self.a(y)), p, training=False).mean(1))
+        return out
+
+
+def test_arguments_that_calls_leave_out_have_their_defaults() -> None:
+    torch.manual_seed(6)
+    model, x = _Optional().eval(), torch.randn(2, 5, 8)
+    close(tn.compile(model, x)(x), by_torch(model, x))
+    net = tn.taper(model, x).eval()
+    engine = tn.compile(net, x)
+    for budget in (1.0, 0.5):
+        with net.at(budget):
+            close(engine(x, budget=budget), by_torch(net, x))
+
+
+class _Joined(nn.Module):
+    """What treats each channel by itself after a concatenation of layers that are cut apart, and of one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.whole = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 20, 3), nn.Conv2d(3, 5, 3)
+        self.norm, self.dw, self.folded = nn.BatchNorm2d(41), nn.Conv2d(41, 41, 3, groups=41), nn.BatchNorm2d(41)
+        self.both, self.last, self.fc = nn.Conv2d(41, 9, 1), nn.BatchNorm1d(50), nn.Linear(50, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        y = torch.cat([a, torch.cat([self.b(x), self.whole(x)], 1), a], 1)
+        y = self.folded(self.dw(F.relu(self.norm(y))))
+        out: Tensor = self.fc(self.last(torch.cat([self.both(y).mean((2, 3)), y.mean((2, 3))], 1)))
+        return out
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("profile", ["all-one", "linear"])
+def test_channels_keep_their_places_after_a_concatenation(profile: str, kernels: str) -> None:
+    torch.manual_seed(6)
+    model, x = _Joined(), torch.randn(8, 3, 9, 9)
+    _draw_norms(model)
+    close(tn.compile(model, x, kernels=kernels)(x), by_torch(model, x))
+    budgets = {"fast": {"a": 0.3, "b": 0.6, "*": 0.9}}
+    net = tn.taper(model, x, profile=profile, keep=["whole"], budgets=budgets).eval()
+    turns: list[Budget] = [1.0, 0.5, 0.2, "fast", {"b": 0.35}]
+    tn.calibrate(net, [x], turns)
+    _draw_norms(net)
+    engine = tn.compile(net, x, kernels=kernels)
+    assert not [k for k in engine.operations().values() if k.startswith("torch")]
+    for budget in turns:
+        with net.at(budget):
+            close(engine(x, budget=budget), by_torch(net, x))
+            close(by_torch(tn.extract(net, budget), x), by_torch(net, x))
+
+
+def _draw_norms(model: nn.Module) -> None:
+    """Weights and statistics of batch-norms that no two channels share, and that divide by nothing small."""
+    for norm in model.modules():
+        if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            for name, tensor in norm.state_dict().items():
+                if not name.endswith("tracked"):
+                    tensor.uniform_(-0.5, 0.5) if "bias" in name or "mean" in name else tensor.uniform_(0.5, 1.5)
 
 
 class _Sum(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from tapernet.engine.layers import Variant
 from tapernet.errors import ConfigError
 from tapernet.nn.net import Budget, TaperedNet
 from tapernet.nn.norm import PrefixBatchNorm
@@ -13,17 +14,17 @@ from tapernet.nn.norm import PrefixBatchNorm
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What the kernels need to know of a budget. An engine has one object for each, so that it is found by identity.
+    """What the kernels need to know of a budget. A dial has one object for each, so that it is found by identity.
 
     Args:
         kept: channels of each group.
         range: number of the range of budgets, for several profiles.
-        key: of the batch-norm statistics.
+        norms: scale and shift of each batch-norm's kept channels.
     """
 
     kept: tuple[int, ...]
     range: int
-    key: str
+    norms: tuple[Variant, ...]
 
 
 class Dial:
@@ -37,13 +38,14 @@ class Dial:
     def __init__(self, net: nn.Module, torch_layers: Iterable[str]) -> None:
         inner: nn.Module = net.model if isinstance(net, TaperedNet) else net
         groups = list(net.channel_groups) if isinstance(net, TaperedNet) else []
-        norms = [m for m in inner.modules() if isinstance(m, PrefixBatchNorm)]
+        norms = running_norms(inner)
         layers = {path: inner.get_submodule(path) for path in torch_layers}
         # Together, so that the copied layers are cut by the copied groups.
         self.layers, groups, norms = copy.deepcopy((layers, groups, norms))
         for layer in self.layers.values():
             layer.eval()
-        self.norms: list[PrefixBatchNorm] = norms
+        self._norms: list[PrefixBatchNorm] = norms
+        self._settings: dict[object, Setting] = {}
         self._net: TaperedNet | None = None
         if isinstance(net, TaperedNet):
             modules = nn.ModuleList([*self.layers.values(), *norms]).eval()
@@ -68,15 +70,23 @@ class Dial:
         if self._net is None:
             if budget != 1:
                 raise ConfigError(f"the network has no dial: it runs at budget 1.0, not {budget!r}")
-            return Setting((), 0, "100")
+            return self._settings.setdefault(None, Setting((), 0, ()))
         before = self._net.budget
         self._net.budget = budget
         try:
-            for norm in self.norms:
-                if norm.track_running_stats:
-                    norm.statistics()
+            return self._setting(self._net)
         except ConfigError:
             self._net.budget = before
             raise
-        key = self.norms[0].key if self.norms else "100"
-        return Setting(self._net.kept_channels(), self._net.channel_groups[0].active, key)
+
+    def _setting(self, net: TaperedNet) -> Setting:
+        kept, active = net.kept_channels(), net.channel_groups[0].active
+        content = kept, active, self._norms[0].key if self._norms else None
+        if content not in self._settings:
+            self._settings[content] = Setting(kept, active, tuple(norm.scale_and_shift() for norm in self._norms))
+        return self._settings[content]
+
+
+def running_norms(model: nn.Module) -> list[PrefixBatchNorm]:
+    """The batch-norms that have statistics for each budget, in the order of `Setting.norms`."""
+    return [m for m in model.modules() if isinstance(m, PrefixBatchNorm) and m.track_running_stats]

@@ -48,7 +48,6 @@ class Engine:
         self.threads = threads
         self._program, self._dial, self._input_shape = program, dial, input_shape
         self._settings: dict[Any, Setting] = {}
-        self._settings_by_content: dict[Any, Setting] = {}
         self._lock = threading.Lock()
         self._budget: Budget = 1.0
         self._setting: Setting | None = None
@@ -162,9 +161,7 @@ class Engine:
         if known and (setting := self._settings.get(budget)) is not None:
             return setting
         with self._lock:
-            turned = self._dial.turn(budget)
-            content = turned.kept, turned.range, turned.key
-            setting = self._settings_by_content.setdefault(content, turned)
+            setting = self._dial.turn(budget)
         if known:
             self._settings[budget] = setting
         return setting

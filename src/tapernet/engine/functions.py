@@ -74,11 +74,35 @@ _MODULES: dict[Any, Callable[..., nn.Module | None]] = {
 
 def module_of(node: fx.Node) -> nn.Module | None:
     """A module that does what a call of a function or method does; None if there is none."""
-    make = _MODULES.get(node.target)
-    try:
-        return None if make is None else make(*node.args, **node.kwargs)
-    except (TypeError, ValueError):  # an argument that the module does not have, or that is computed
+    make = _MODULES.get(node.target) if node.op in ("call_function", "call_method") else None
+    if make is None or len(node.all_input_nodes) != 1:  # other than a value, an argument is computed
         return None
+    try:
+        return make(*node.args, **node.kwargs)
+    except (TypeError, ValueError):  # an argument that the module does not have
+        return None
+
+
+IDLE = (
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+"""Modules that hand on their input in eval mode."""
+
+
+def drop_idle(graph: fx.GraphModule, in_place: bool) -> None:
+    """Takes out what hands on its input, so that whoever read the result reads the input.
+
+    Args:
+        graph: in eval mode.
+        in_place: whether anything in it changes in place: then a copy, which `contiguous` may make, stays.
+    """
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        module = modules[str(node.target)] if node.op == "call_module" else module_of(node)
+        idle = type(module) in IDLE and not (in_place and node.target == "contiguous")
+        if idle or (type(module) is nn.Flatten and shape_of(node) == shape_of(node.all_input_nodes[0])):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.graph.erase_node(node)
 
 
 def reshapes_to_flatten(graph: fx.GraphModule) -> None:

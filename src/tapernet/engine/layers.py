@@ -1,14 +1,12 @@
 """What a layer is to the engine: its weights with the profile in them, its window, its scale and shift."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tapernet.nn.group import Layout
-from tapernet.nn.norm import PrefixBatchNorm
 from tapernet.nn.prefix import PrefixModule
 from tapernet.nn.switch import Switch
 
@@ -54,30 +52,23 @@ def window_of(conv: nn.Conv2d) -> list[int]:
 
 def bias_variant(layer: nn.Module, filters: int) -> Variant:
     """A layer's bias as a shift."""
+    scale, shift = same_variant(filters)
     bias = getattr(layer, "bias", None)
-    return torch.ones(filters), torch.zeros(filters) if bias is None else bias.detach().contiguous()
+    return scale, shift if bias is None else bias.detach().contiguous()
 
 
-def norm_variants(norm: nn.Module, keys: Sequence[str], channels: int) -> list[Variant]:
-    """What a batch-norm does in eval mode, for each key of statistics; zeros beyond the channels that they are of."""
+def norm_variant(norm: nn.Module) -> Variant:
+    """What a batch-norm that no budget cuts does in eval mode."""
     assert isinstance(norm, _BatchNorm)
-    if isinstance(norm, PrefixBatchNorm):
-        buffers = norm._buffers
-        statistics = [(buffers.get(f"running_mean_{k}"), buffers.get(f"running_var_{k}")) for k in keys]
-    else:
-        statistics = [(norm.running_mean, norm.running_var)]
-    return [_norm_variant(norm, mean, variance, channels) for mean, variance in statistics]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight.detach())
+    return scale, (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale
 
 
-def _norm_variant(norm: Any, mean: Tensor | None, variance: Tensor | None, channels: int) -> Variant:
-    scale, shift = torch.zeros(channels), torch.zeros(channels)
-    if mean is not None and variance is not None:
-        kept = len(mean)
-        weight = torch.ones(kept) if norm.weight is None else norm.weight.detach()[:kept]
-        bias = torch.zeros(kept) if norm.bias is None else norm.bias.detach()[:kept]
-        scale[:kept] = weight * torch.rsqrt(variance + norm.eps)
-        shift[:kept] = bias - mean * scale[:kept]
-    return scale, shift
+def same_variant(channels: int) -> Variant:
+    """What leaves every channel as it is."""
+    return torch.ones(channels), torch.zeros(channels)
 
 
 def chain(first: Variant, second: Variant) -> Variant:

@@ -27,17 +27,25 @@ CONVOLUTIONS = (nn.Conv2d, PrefixConv2d, TerminatingConv2d, TerminatingPrefixCon
 LINEARS = (nn.Linear, PrefixLinear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, PrefixBatchNorm1d, PrefixBatchNorm2d)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
 CLAMPS: dict[type[nn.Module], tuple[float, float]] = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0)}
 FREE = (-math.inf, math.inf)
+NO_NORM = -1
 
 
-def lower(graph: fx.GraphModule, groups: Groups, ranges: int, kernels: str, choices: Mapping[str, str]) -> Lowered:
+def lower(
+    graph: fx.GraphModule,
+    groups: Groups,
+    norms: Sequence[PrefixBatchNorm],
+    ranges: int,
+    kernels: str,
+    choices: Mapping[str, str],
+) -> Lowered:
     """The steps of a traced network.
 
     Args:
         graph: from `trace_with_shapes`.
         groups: the network's channel groups.
+        norms: those with statistics for each budget, in the order of `Setting.norms`.
         ranges: of budgets that have a profile of their own.
         kernels: instruction set.
         choices: of the terminating layers' paths, `DENSE` or `TERMINATING`; the latter where nothing is said.
@@ -45,7 +53,7 @@ def lower(graph: fx.GraphModule, groups: Groups, ranges: int, kernels: str, choi
     Raises:
         ConfigError: the network returns something else than one tensor, or a terminating layer was not measured.
     """
-    return _Lowering(graph, groups, ranges, kernels, choices).run()
+    return _Lowering(graph, groups, norms, ranges, kernels, choices).run()
 
 
 class _Unsupported(Exception):
@@ -54,13 +62,18 @@ class _Unsupported(Exception):
 
 class _Lowering:
     def __init__(
-        self, graph: fx.GraphModule, groups: Groups, ranges: int, kernels: str, choices: Mapping[str, str]
+        self,
+        graph: fx.GraphModule,
+        groups: Groups,
+        norms: Sequence[PrefixBatchNorm],
+        ranges: int,
+        kernels: str,
+        choices: Mapping[str, str],
     ) -> None:
         self.graph, self.groups, self.ranges = graph, groups, ranges
         self.kernels, self.choices = kernels, choices
         self.modules = dict(graph.named_modules())
-        norms = [m for m in self.modules.values() if isinstance(m, PrefixBatchNorm)]
-        self.keys = sorted({key for norm in norms for key in norm.keys()}) or ["100"]  # noqa: SIM118 (not a dict)
+        self.norms = {norm: number for number, norm in enumerate(norms)}
         self.values: dict[fx.Node, Value] = {}
         """What is known of each node's result; the ids belong to the native run under way."""
         self.native: Native | None = None
@@ -83,7 +96,7 @@ class _Lowering:
         self.close()
         if not isinstance(result, fx.Node):
             raise ConfigError("the engine runs networks that return one tensor")
-        return Lowered(self.steps, self.rows, self.keys, result, inputs)
+        return Lowered(self.steps, self.rows, result, inputs)
 
     def place(self, node: fx.Node) -> None:
         """Makes a node a native operation, or else a step of torch's."""
@@ -153,7 +166,8 @@ class _Lowering:
         window = layers.window_of(conv)
         depthwise = groups == conv.in_channels == conv.out_channels and groups > 1 and len(weights) == 1
         if depthwise:
-            number = self.network.depthwise(finish.name, value.id, weights[0], runs, window, *finish.arguments)
+            number = self.network.depthwise(finish.name, value.id, weights[0], window, *finish.arguments)
+            runs = value.runs  # each channel where it was, in whatever runs
         else:
             number = self.network.conv(finish.name, value.id, weights, runs, window, groups, False, *finish.arguments)
         self.done(finish, "depthwise" if depthwise else DENSE, self.result(finish, runs, number))
@@ -163,7 +177,7 @@ class _Lowering:
         rectifies = conv.options.rectifies
         if conv.options.order == EXACT or not conv.checks:
             return False, rectifies
-        _, reader = self.reader(node)
+        reader = self.reader(node)
         rectified = conv.rectified or rectifies or (reader is not None and self.clamp_of(reader) is not None)
         if self.choices.get(str(node.target)) == DENSE:
             return False, rectified
@@ -219,16 +233,14 @@ class _Lowering:
         value = self.take(source, module, channelwise=True)
         if value.flat and value.height * value.width > 1:
             raise _Unsupported("batch-norm over flattened images")
-        selector = "norm" if isinstance(module, PrefixBatchNorm) else "none"
-        finish = self.finish(node, layers.norm_variants(module, self.keys, value.channels), selector=selector)
-        number = self.network.affine(finish.name, value.id, value.runs, *finish.arguments)
+        finish = self.finish(node, *self.norm(module, value.channels))
+        number = self.network.affine(finish.name, value.id, *finish.arguments)
         self.done(finish, "scale and shift", replace(value, id=number))
 
     def rectify(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
         value = self.take(source, channelwise=True)
-        ones = (torch.ones(value.channels), torch.zeros(value.channels))
-        low, high = CLAMPS[type(module)]
-        number = self.network.affine(node.name, value.id, value.runs, [ones], "none", low, high)
+        limits = CLAMPS[type(module)]
+        number = self.network.affine(node.name, value.id, [layers.same_variant(value.channels)], NO_NORM, *limits)
         self.done(_Finish(self.name_of(node), [node]), "scale and shift", replace(value, id=number))
 
     def pool(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
@@ -238,12 +250,10 @@ class _Lowering:
         value = self.take(source, channelwise=True)
         if value.flat:
             raise _Unsupported("pooling over features")
-        finish = self.finish(node, [], takes_norm=False)
+        finish = self.finish(node, [])
         average = isinstance(module, (nn.AvgPool2d, nn.AdaptiveAvgPool2d))
         divisor = int(getattr(module, "divisor_override", None) or 0)
-        number = self.network.pool(
-            finish.name, value.id, value.runs, *axes, average, divisor, finish.limits[0], finish.limits[1]
-        )
+        number = self.network.pool(finish.name, value.id, *axes, average, divisor, *finish.limits)
         self.done(finish, "average pooling" if average else "max pooling", self.result(finish, value.runs, number))
 
     def pool_and_flatten(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
@@ -256,10 +266,6 @@ class _Lowering:
         if module.start_dim != 1 or module.end_dim not in (-1, 3):
             raise _Unsupported("flattening over other dimensions than channels, height and width")
         self.values[node] = self.values[source].flattened()
-        self.alias(node, source)
-
-    def nothing(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
-        self.values[node] = self.values[source]
         self.alias(node, source)
 
     def combine(self, node: fx.Node) -> None:
@@ -280,12 +286,12 @@ class _Lowering:
         taken = [self.take(s, channelwise=True) for s in sources]  # type: ignore[arg-type]
         if concatenation:
             runs = tuple(run for v in taken for run in v.runs)
-            number = self.network.concat(node.name, [v.id for v in taken], runs)
+            number = self.network.concat(node.name, [v.id for v in taken])
             value = replace(taken[0], id=number, runs=runs)
             self.done(_Finish(node.name, [node]), "concatenation", value)
             return
-        finish = self.finish(node, [], takes_norm=False)
-        number = self.network.add(finish.name, taken[0].id, taken[1].id, taken[0].runs, *finish.limits)
+        finish = self.finish(node, [])
+        number = self.network.add(finish.name, taken[0].id, taken[1].id, *finish.limits)
         self.done(finish, "sum", replace(taken[0], id=number))
 
     # What operations take in and leave
@@ -326,7 +332,7 @@ class _Lowering:
             return value
         ones = torch.ones(value.channels * per_pixel)
         variants = [((ones if g is None else g)[::per_pixel].contiguous(), torch.zeros(value.channels)) for g in gammas]
-        number = self.network.affine(f"{source.name} profile", value.id, value.runs, variants, "range", *FREE)
+        number = self.network.affine(f"{source.name} profile", value.id, variants, NO_NORM, *FREE)
         self.rows.append(Row(f"{source.name} profile", "scale and shift"))
         return replace(value, id=number)
 
@@ -340,7 +346,7 @@ class _Lowering:
     def reads_narrow(self, user: fx.Node) -> bool:
         """Whether a node reads a block of few channels: convolutions over all channels, and linear layers."""
         module = self.modules.get(str(user.target)) if user.op == "call_module" else module_of(user)
-        if isinstance(module, (nn.Flatten, *NOTHING)):
+        if isinstance(module, nn.Flatten):
             return all(self.reads_narrow(next_user) for next_user in user.users)
         layer = layers.versions_of(module)[0] if module is not None else None
         if isinstance(layer, TerminatingConv2d) and layer.checks and self.choices.get(str(user.target)) != DENSE:
@@ -353,44 +359,46 @@ class _Lowering:
         self,
         node: fx.Node,
         variants: list[Variant],
+        norm: int = NO_NORM,
         *,
-        selector: str = "none",
         clamp: bool = False,
-        takes_norm: bool = True,
     ) -> "_Finish":
-        """What an operation does with its sums; it takes in a batch-norm and a ReLU that nothing else reads."""
+        """What an operation does with its sums; it takes in a batch-norm and a ReLU that nothing else reads.
+
+        Args:
+            node: the operation.
+            variants: scale and shift of each range of budgets, or of all; none if the kernel has neither.
+            norm: number of the batch-norm that it is.
+            clamp: whether a ReLU belongs to it.
+        """
         covered, took = [node], []
-        if len(variants) > 1 and selector == "none":
-            selector = "range"
-        between, reader = self.reader(node)
-        if takes_norm and variants and selector == "none" and reader is not None and not clamp:
-            norm = self.modules.get(str(reader.target)) if reader.op == "call_module" else None
-            if type(norm) in NORMS and norm is not None and self.foldable(norm):
-                channels = len(variants[0][0])
-                of_norm = layers.norm_variants(norm, self.keys, channels)
-                variants = [layers.chain(variants[0], v) for v in of_norm]
-                selector = "norm" if isinstance(norm, PrefixBatchNorm) else "none"
-                covered += [*between, reader]
+        reader = self.reader(node)
+        if variants and norm == NO_NORM and reader is not None and not clamp:
+            module = self.modules.get(str(reader.target)) if reader.op == "call_module" else None
+            if type(module) in NORMS and module is not None and self.foldable(module):
+                (of_norm,), norm = self.norm(module, len(variants[0][0]))
+                variants = [layers.chain(v, of_norm) for v in variants]
+                covered.append(reader)
                 took.append("batch-norm")
-                between, reader = self.reader(reader)
+                reader = self.reader(reader)
         limits = (0.0, math.inf) if clamp else FREE
         if reader is not None and (limits_of_reader := self.clamp_of(reader)) is not None:
             limits = limits_of_reader
-            covered += [*between, reader]
+            covered.append(reader)
             took.append("ReLU")
         elif clamp:
             took.append("ReLU")
-        return _Finish(self.name_of(node), covered, tuple(took), (variants, selector, *limits), limits)
+        return _Finish(self.name_of(node), covered, tuple(took), (variants, norm, *limits), limits)
 
-    def reader(self, node: fx.Node) -> tuple[list[fx.Node], fx.Node | None]:
-        """What alone reads a value, None if several do, and the modules between them that do nothing."""
-        between: list[fx.Node] = []
-        while len(node.users) == 1:
-            node = next(iter(node.users))
-            if node.op != "call_module" or type(self.modules[str(node.target)]) not in NOTHING:
-                return between, node
-            between.append(node)
-        return between, None
+    def norm(self, module: nn.Module, channels: int) -> tuple[list[Variant], int]:
+        """A batch-norm as scale and shift, or where the budget changes them, as the number of it."""
+        if isinstance(module, PrefixBatchNorm):
+            return [layers.same_variant(channels)], self.norms[module]
+        return [layers.norm_variant(module)], NO_NORM
+
+    def reader(self, node: fx.Node) -> fx.Node | None:
+        """What alone reads a value; None if several do."""
+        return next(iter(node.users)) if len(node.users) == 1 else None
 
     def clamp_of(self, node: fx.Node) -> tuple[float, float] | None:
         module = self.modules.get(str(node.target)) if node.op == "call_module" else module_of(node)
@@ -450,7 +458,7 @@ class _Finish:
         name: in the summary.
         covered: its node, and those that it takes in; the last one's value is what it computes.
         took: what it takes in, in words.
-        arguments: scale and shift variants, what selects among them, and the limits, as the kernels take them.
+        arguments: variants, number of the batch-norm, and limits, as the kernels take them.
         limits: what its result is clamped to.
     """
 
@@ -468,6 +476,5 @@ _RULES: dict[type[nn.Module], _Rule] = {
     **dict.fromkeys(NORMS, _Lowering.normalise),
     **dict.fromkeys(POOLS, _Lowering.pool),
     **dict.fromkeys(CLAMPS, _Lowering.rectify),
-    **dict.fromkeys(NOTHING, _Lowering.nothing),
     nn.Flatten: _Lowering.flatten,
 }

@@ -53,8 +53,8 @@ class Plan:
 class NativeStep:
     """A native run with its plans: one for each setting and image size that it has met."""
 
-    def __init__(self, native: Native, keys: Sequence[str]) -> None:
-        self.network, self.stops, self.keys = native.network, native.stops, list(keys)
+    def __init__(self, native: Native) -> None:
+        self.network, self.stops = native.network, native.stops
         self.inputs, self.outputs = native.inputs, native.outputs
         self._plans: dict[tuple[Setting, tuple[Size, ...]], Plan] = {}
         self._lock = threading.Lock()
@@ -88,9 +88,8 @@ class NativeStep:
 
     def _make(self, setting: Setting, sizes: tuple[Size, ...]) -> Plan:
         positions = [stops.positions(setting.kept) for stops in self.stops]
-        norm = self.keys.index(setting.key) if setting.key in self.keys else 0
         try:
-            native = extension().Plan(self.network, setting.kept, setting.range, norm, positions, sizes)
+            native = extension().Plan(self.network, setting.kept, setting.range, setting.norms, positions, sizes)
         except ValueError as error:
             raise ConfigError(f"images of {' and '.join(f'{h} x {w}' for h, w in sizes)} pixels: {error}") from error
         return Plan(native, len(self.inputs), [flat for _, flat in self.outputs])
@@ -111,8 +110,10 @@ class Program:
 
     def __init__(self, lowered: Lowered, dial: Dial, attributes: dict[str, Tensor]) -> None:
         self.rows, self._dial, self._attributes = lowered.rows, dial, attributes
-        self._inputs, self._result = lowered.inputs, lowered.result
-        self.steps = [NativeStep(s, lowered.keys) if isinstance(s, Native) else s for s in lowered.steps]
+        self._input, self._result = lowered.inputs[0], lowered.result
+        # Arguments that the network can do without have their defaults.
+        self._defaults = {node: next(iter(node.args), ()) for node in lowered.inputs[1:]}
+        self.steps = [NativeStep(s) if isinstance(s, Native) else s for s in lowered.steps]
         self._all_native = not any(isinstance(s, ByTorch) for s in self.steps)
         # Nearly always, and small networks feel the difference.
         self._only = self.native[0] if len(self.steps) == 1 and self._all_native else None
@@ -149,7 +150,7 @@ class Program:
 
     def _walk(self, x: Tensor, run: Callable[[NativeStep, Sequence[Tensor]], list[Tensor]]) -> dict[fx.Node, Any]:
         """What every step computes, native ones by `run`."""
-        env: dict[fx.Node, Any] = {self._inputs[0]: x}
+        env: dict[fx.Node, Any] = {self._input: x, **self._defaults}
         for step in self.steps:
             if isinstance(step, NativeStep):
                 results = run(step, [env[node] for node in step.inputs])

@@ -75,14 +75,12 @@ class Lowered:
     Args:
         steps: native runs, and torch's operations between them.
         rows: of the summary.
-        keys: of the batch-norm statistics, in the order of the native variants.
         result: the node that the network returns.
-        inputs: the nodes that it takes.
+        inputs: the nodes that it takes; all but the first have a default.
     """
 
     steps: list[Native | ByTorch]
     rows: list[Row]
-    keys: list[str]
     result: fx.Node
     inputs: list[fx.Node]
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
 from tapernet.convert.terminate import LayerTracer
-from tapernet.engine.functions import reshapes_to_flatten
+from tapernet.engine.functions import drop_idle, reshapes_to_flatten
 from tapernet.errors import ConfigError
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.norm import PrefixBatchNorm
@@ -42,6 +42,7 @@ def trace_with_shapes(model: nn.Module, example: Tensor) -> fx.GraphModule | str
         node = shapes.read_again[0]
         return f"{shapes.overwritten[node]} changes {node} in place, which is read again"
     reshapes_to_flatten(graph)
+    drop_idle(graph, bool(shapes.overwritten))
     return graph
 
 

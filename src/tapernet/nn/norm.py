@@ -82,6 +82,13 @@ class PrefixBatchNorm(_PerChannel):
         assert variance is not None
         return mean, variance
 
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What eval mode multiplies each kept channel by, and then adds to it, shape (kept,) each."""
+        mean, variance = self.statistics()
+        weight, bias = self.part("weight"), self.part("bias")
+        scale = torch.rsqrt(variance + self.eps) * (1 if weight is None else weight.detach())
+        return scale, (0 if bias is None else bias.detach()) - mean * scale
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalises with the batch's statistics in training, with the stored ones of the budget otherwise."""
         self._check_input_dim(x)  # type: ignore[operator]
