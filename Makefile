@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench docs sanitize kernels-check kernels-check-aarch64 clean
+.PHONY: demo test lint format bench docs sanitize kernels-check kernels-check-older kernels-check-aarch64 clean
 
 demo: .venv/installed ## on scikit-learn's digits: TESLA, then a small CNN that stops early; tables, plot, networks in demo/
 	$(BIN)/tapernet train --data digits --output demo/digits.safetensors
@@ -37,18 +37,26 @@ sanitize: .venv/installed ## the engine's tests on kernels that check memory and
 	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/python tests/engine/sanitized.py build/sanitize
 
 CROSS := aarch64-linux-gnu
-kernels-check: ## the kernels against plain loops; needs cmake and g++, and for NEON Debian's g++-$(CROSS) and qemu-user
+kernels-check: build/check/kernels_check ## the kernels against plain loops, here and emulated; needs cmake, g++ and qemu-user
+	build/check/kernels_check
+	@if command -v qemu-x86_64 && [ "$$(uname -m)" = x86_64 ]; then $(MAKE) kernels-check-older; \
+	else echo "NOT CHECKED: processors with AVX2 alone, and with neither: qemu-x86_64 (Debian: qemu-user) is not here"; fi
+	@if command -v $(CROSS)-g++ && command -v qemu-aarch64; then $(MAKE) kernels-check-aarch64; \
+	else echo "NOT CHECKED: NEON: $(CROSS)-g++ or qemu-aarch64 (Debian: qemu-user) is not here"; fi
+
+build/check/kernels_check: $(wildcard csrc/*.* csrc/*/*) CMakeLists.txt
 	cmake -S . -B build/check -DTAPERNET_CHECK=ON
 	cmake --build build/check
-	build/check/kernels_check
-	@if command -v $(CROSS)-g++ && command -v qemu-aarch64; then $(MAKE) kernels-check-aarch64; \
-	else echo "neon: not compiled, as $(CROSS)-g++ or qemu-aarch64 is not here"; fi
+
+kernels-check-older: build/check/kernels_check ## on emulated processors with AVX2 alone, and with neither; the names are the sets that must run there
+	qemu-x86_64 -cpu Haswell build/check/kernels_check avx2 portable 2>build/check/qemu.log
+	qemu-x86_64 -cpu Westmere build/check/kernels_check portable 2>build/check/qemu.log
 
 kernels-check-aarch64: ## the same for AArch64, compiled here and emulated
 	cmake -S . -B build/check-aarch64 -DTAPERNET_CHECK=ON \
 	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(CROSS)-g++
 	cmake --build build/check-aarch64
-	qemu-aarch64 -L /usr/$(CROSS) build/check-aarch64/kernels_check
+	qemu-aarch64 -L /usr/$(CROSS) build/check-aarch64/kernels_check neon portable
 
 clean:
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "division.h"
-#include "pieces.h"
 
 namespace tapernet {
 
@@ -31,8 +30,6 @@ class VectorStep : public DividedStep {
       compute(w, best, first, std::min(pixels_, total - first), share, work.shares);
     });
   }
-  // The time that it takes, as that of so many products of a filter.
-  double cost(int images) const { return divisions_.cost(images); }
   size_t bytes() const override {
     size_t sum = finish_.bytes();
     for (const auto& of_part : products_) {
@@ -59,12 +56,8 @@ class VectorStep : public DividedStep {
   // Every area's chunks begin at the same weights, so that these are read once for all areas.
   std::vector<Products> products(const Division& division, int first) const {
     const auto of = [&](const Area& area) {
-      std::vector<Segment> found =
-          segments(window_, area, in_, first, first + filters_.span(), kLanes, false,
-                   [&](int block, int h, int w) { return filters_.product(block, h, w) * kLanes; });
-      const auto before = [](const Segment& a, const Segment& b) { return a.weight < b.weight; };
-      std::sort(found.begin(), found.end(), before);  // what is packed for pieces has two blocks' taps in turn
-      return found;
+      return segments(window_, area, in_, first, first + filters_.span(), kLanes, false,
+                      [&](int block, int h, int w) { return filters_.product(block, h, w) * kLanes; });
     };
     const Area whole = whole_area(window_, {out_.layout.height, out_.layout.width});
     const std::vector<Segment> all = of(whole);
@@ -115,33 +108,14 @@ class VectorStep : public DividedStep {
   std::vector<std::vector<std::vector<Products>>> products_;  // of each part, division and area
 };
 
-// By pieces that hold every bit, or by vectors where few pixels do not pay for cutting the weights, or the border's zeros are
-// much of what pieces multiply; and what is not finite has no pieces.
-class EitherStep : public Step {
- public:
-  EitherStep(std::unique_ptr<PiecesStep> pieces, std::unique_ptr<VectorStep> vectors)
-      : pieces_(std::move(pieces)), vectors_(std::move(vectors)) {}
-
-  void run(Workspace& w, int images) const override {
-    const bool pays = pieces_->cost(images) < vectors_->cost(images);
-    if (!pays || !pieces_->serve(w, images)) vectors_->run(w, images);
-  }
-  size_t scratch_floats(int images, int threads) const override { return pieces_->scratch_floats(images, threads); }
-  size_t bytes() const override { return pieces_->bytes() + vectors_->bytes(); }
-
- private:
-  std::unique_ptr<PiecesStep> pieces_;
-  std::unique_ptr<VectorStep> vectors_;
-};
-
 class Conv : public Op {
  public:
   // One set of weights, or one for each range of budgets.
   // With `whole`, the kernel must be the whole image.
   Conv(const std::vector<const float*>& weights, const Value& in, const Value& out, const Sliding& window, int groups,
-       bool whole, Epilogue epilogue, const Kernels& kernels)
+       bool whole, Epilogue epilogue)
       : out_(out), window_(window), groups_(groups), whole_(whole), epilogue_(std::move(epilogue)) {
-    for (const float* weight : weights) filters_.emplace_back(weight, in, out, window, groups, kernels.pieces);
+    for (const float* weight : weights) filters_.emplace_back(weight, in, out, window, groups);
   }
 
   Size output_size(const std::vector<Size>& in) const override {
@@ -153,18 +127,7 @@ class Conv : public Op {
   }
   std::unique_ptr<Step> plan(const Context& c) const override {
     const PackedFilters& filters = filters_[filters_.size() > 1 ? c.setting.range : 0];
-    const int pieces = c.kernels.pieces;
-    // Few channels fill no tile: that costs more than tiles of three pieces gain.
-    const bool narrow = c.inputs[0].layout.lanes < kLanes;
-    if (pieces == 0 || (pieces == 3 && (narrow || !filters.has_pieces()))) return make<VectorStep>(filters, c);
-    std::unique_ptr<PiecesStep> by_pieces;
-    if (RowsStep::serves(window_, c)) {
-      by_pieces = make<RowsStep>(filters, c);
-    } else {
-      by_pieces = make<GatherStep>(filters, c);
-    }
-    if (pieces == 2) return by_pieces;
-    return std::make_unique<EitherStep>(std::move(by_pieces), make<VectorStep>(filters, c));
+    return std::make_unique<VectorStep>(Layer{filters, window_, epilogue_, out_, groups_ > 1, c});
   }
   size_t bytes() const override {
     size_t sum = epilogue_.bytes();
@@ -173,11 +136,6 @@ class Conv : public Op {
   }
 
  private:
-  template <class T>
-  std::unique_ptr<T> make(const PackedFilters& filters, const Context& c) const {
-    return std::make_unique<T>(Layer{filters, window_, epilogue_, out_, groups_ > 1, c});
-  }
-
   Value out_;
   Sliding window_;
   int groups_;

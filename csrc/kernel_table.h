@@ -11,7 +11,7 @@ namespace {
 
 constexpr tapernet::Kernels make_kernels(const char* name) {
   return {name, dense, depthwise, pool, affine, add, interleave, deinterleave, planes, partial_sums,
-          range, round_to_bytes, rounded_sums, false, survivors, 0, nullptr, nullptr, nullptr, nullptr};
+          range, round_to_bytes, rounded_sums, false, survivors};
 }
 
 }  // namespace

@@ -9,23 +9,11 @@
 #if defined(__linux__) && defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 11)
 #define TAPERNET_TILES
 
-#include <cpuid.h>
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 namespace {
 
 constexpr int kTileRows = 16, kTileBytes = 64, kTileFloats = 256;
-
-// Whether the processor has tiles of bytes, and the system, which saves them for each thread, lets this process use them.
-bool may_use_tiles() {
-  constexpr int kAskForState = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM and its feature, from Linux 5.16 on
-  constexpr unsigned kTiles = 1u << 24, kBytes = 1u << 25;
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  const bool has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kTiles) && (d & kBytes);
-  return has && syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
-}
 
 // What `ldtilecfg` reads: here all eight tiles whole.
 struct alignas(64) TileShapes {

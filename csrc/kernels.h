@@ -5,7 +5,7 @@
 // the blocks at the end (and the last lanes of one block, which hold zeros).
 //
 // The structs are plain and the functions take nothing from the standard library: a template that is instantiated in a
-// file compiled for AVX2 may be the copy that the linker keeps for the whole program.
+// file compiled for AVX2 may be the copy that the linker keeps for the whole program. `make kernels-check` looks for such.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,6 @@ namespace tapernet {
 
 constexpr int kLanes = 16;       // channels in a block, and filters computed together
 constexpr int kTilePixels = 64;  // output pixels that a terminating convolution looks at together
-constexpr int kPiecesPixels = 16, kPiecesProducts = 32;  // of a tile of pieces (see PiecesCall)
 
 // Consecutive products of a sum: where they start in the input patch and in the filter, and how many there are.
 struct Segment {
@@ -47,58 +46,6 @@ struct DenseCall {
   const float* shift;
   float low, high;
   bool far;                    // whether the weights are more than the second cache holds, and worth fetching ahead
-};
-
-// Floats as some bfloat16 pieces each that add up to them, the greatest first; `next` is how far a piece lies from the one
-// before.
-struct Pieces {
-  uint16_t* data;
-  ptrdiff_t next;
-};
-
-// Floats to pieces, in vectors of 16; after the last float come zeros.
-struct SplitCall {
-  const float* input;
-  int floats;
-  Pieces output;
-  ptrdiff_t pitch;             // from where a vector goes to where the next one does
-};
-
-// Pieces of several pixels, from where they lie to a row for each.
-struct GatherCall {
-  const uint16_t* const* inputs;  // of each pixel, where its patch starts among the first pieces
-  ptrdiff_t next;
-  int pixels;
-  const Segment* segments;     // `weight` is where in the row they go; ascending, and zeros go between and after them
-  int segment_count;
-  Pieces rows;
-  ptrdiff_t stride;            // from a row to the next
-  int length;                  // of a row, a multiple of 32
-};
-
-// The products of pixels with the weights of several blocks of filters. A tile is of some pixels whose pieces lie evenly
-// apart.
-struct PiecesCall {
-  const uint16_t* const* tiles;  // of each tile, where its first pixel's first pieces start
-  int tile_count;
-  int tile_pixels;             // that may be read of each, 16 at most
-  const int* pixels;           // that there are in each
-  ptrdiff_t stride, next;      // from one pixel's pieces to the next one's, and from a piece to the next
-  const Segment* runs;         // neighbouring products, a multiple of 32
-  int run_count;
-  // Of two products of 16 filters all first pieces, [filter][product], then all second ones, and so on; from block
-  // `begin` on. `weight_stride` counts pieces, runs count the floats that they were.
-  const uint16_t* weights;
-  ptrdiff_t weight_stride;
-  int begin, end;              // blocks of filters
-  float* sums;                 // [block][tile][16 pixels][filter], memory for sums under way: of 8 tiles at least
-  bool first, last;            // whether these are a sum's first products, and its last ones
-  float* const* outputs;       // [tile][tile_pixels], these as for DenseCall
-  ptrdiff_t output_stride;
-  const float* scale;
-  const float* shift;
-  float low_bound, high_bound;
-  bool far;                    // as for DenseCall
 };
 
 // A row of output pixels of a depthwise convolution, one block of channels.
@@ -236,22 +183,15 @@ struct Kernels {
   void (*rounded_sums)(const RoundedCall&);
   bool multiplies_bytes;  // whether the processor does, so that rounded sums take less time than exact ones
   void (*survivors)(const SurvivorCall&);
-  // How many pieces of a float are multiplied, zero for a float as it is; with pieces, `multiply` may serve for `dense`. Of
-  // two, the weights lie in memory in place of the floats; of three they are cut when needed.
-  int pieces;
-  bool (*split)(const SplitCall&);  // false if some float is not finite, or too near to that
-  void (*gather)(const GatherCall&);
-  void (*multiply)(const PiecesCall&);
-  void (*cut)(const float* weights, ptrdiff_t floats, uint16_t* pieces);  // [product][16 filters], to what `multiply` takes
 };
 
-const Kernels* portable_kernels();
-const Kernels* avx2_kernels();    // null where the processor or the compiler has no AVX2 and FMA
-const Kernels* avx512_kernels();  // null without AVX-512 F, BW, DQ and VL
-const Kernels* amx_kernels();     // those, with tiles of bytes; null without AMX, or where the system withholds it
-// Those, with floats as bfloat16 pieces, two or three; null where AMX or vectors lack bfloat16.
-const Kernels* bf16x3_kernels();
-const Kernels* bf16x6_kernels();
-const Kernels* neon_kernels();    // null where the processor is not an AArch64
+// The table of each set: constants, null where the compiler did not know the set. Only `available_kernels` tells which of
+// them this processor runs.
+extern const Kernels* const portable_kernels;
+extern const Kernels* const avx2_kernels;         // and FMA
+extern const Kernels* const avx512_kernels;       // F, BW, DQ and VL
+extern const Kernels* const avx512_vnni_kernels;  // those, and products of bytes
+extern const Kernels* const amx_kernels;          // those, and tiles of bytes
+extern const Kernels* const neon_kernels;
 
 }  // namespace tapernet

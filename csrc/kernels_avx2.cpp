@@ -4,10 +4,10 @@
 #if defined(__AVX2__) && defined(__FMA__)
 #include "kernel_table.h"
 
-const tapernet::Kernels* tapernet::avx2_kernels() {
-  static constexpr Kernels kernels = make_kernels("avx2");
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
+namespace {
+constexpr tapernet::Kernels kTable = make_kernels("avx2");
 }
+const tapernet::Kernels* const tapernet::avx2_kernels = &kTable;
 #else
-const tapernet::Kernels* tapernet::avx2_kernels() { return nullptr; }
+const tapernet::Kernels* const tapernet::avx2_kernels = nullptr;
 #endif

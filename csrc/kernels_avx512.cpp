@@ -1,67 +1,36 @@
-// The kernels for AVX-512, with and without AMX; the build compiles this file with the flags of the former where the
-// compiler knows them.
+// The kernels for AVX-512, alone, with VNNI and with AMX; the build compiles this file with the flags of the first, and
+// the functions that need the others name them.
 #include "kernels.h"
 
-#if defined(__AVX512F__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #include "kernel_table.h"
-#include "kernel_pieces.h"
 #include "kernel_tiles.h"
 
-const tapernet::Kernels* tapernet::avx512_kernels() {
-  static const Kernels kernels = [] {
-    Kernels made = make_kernels("avx512");
-    made.multiplies_bytes = __builtin_cpu_supports("avx512vnni");
-    if (made.multiplies_bytes) made.rounded_sums = rounded_sums_vnni;
-    return made;
-  }();
-  const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return has ? &kernels : nullptr;
-}
-
-const tapernet::Kernels* tapernet::amx_kernels() {
-#if defined(TAPERNET_TILES)
-  if (!avx512_kernels() || !may_use_tiles()) return nullptr;
-  static const Kernels kernels = [] {
-    Kernels made = make_kernels("amx");
-    made.multiplies_bytes = true;
-    made.rounded_sums = rounded_sums_tiles;
-    return made;
-  }();
-  return &kernels;
-#else
-  return nullptr;
-#endif
-}
-
-#if defined(TAPERNET_TILES)
 namespace {
-template <int N>
-const tapernet::Kernels* with_pieces(const char* name) {
-  if (!tapernet::amx_kernels() || !multiplies_pieces()) return nullptr;
-  static const tapernet::Kernels kernels = [&] {
-    tapernet::Kernels made = *tapernet::amx_kernels();
-    made.name = name;
-    made.pieces = N;
-    made.split = split<N>;
-    made.gather = gather<N>;
-    made.multiply = multiply<N>;
-    made.cut = cut;
-    return made;
-  }();
-  return &kernels;
+
+constexpr tapernet::Kernels with_bytes(const char* name, void (*rounded_sums)(const tapernet::RoundedCall&)) {
+  tapernet::Kernels made = make_kernels(name);
+  made.multiplies_bytes = true;
+  made.rounded_sums = rounded_sums;
+  return made;
 }
-}  // namespace
-const tapernet::Kernels* tapernet::bf16x3_kernels() { return with_pieces<2>("amx-bf16x3"); }
-const tapernet::Kernels* tapernet::bf16x6_kernels() { return with_pieces<3>("amx-bf16x6"); }
-#else
-const tapernet::Kernels* tapernet::bf16x3_kernels() { return nullptr; }
-const tapernet::Kernels* tapernet::bf16x6_kernels() { return nullptr; }
+
+constexpr tapernet::Kernels kTable = make_kernels("avx512"), kVnni = with_bytes("avx512", rounded_sums_vnni);
+#if defined(TAPERNET_TILES)
+constexpr tapernet::Kernels kTiles = with_bytes("amx", rounded_sums_tiles);
 #endif
 
+}  // namespace
+
+const tapernet::Kernels* const tapernet::avx512_kernels = &kTable;
+const tapernet::Kernels* const tapernet::avx512_vnni_kernels = &kVnni;
 #else
-const tapernet::Kernels* tapernet::avx512_kernels() { return nullptr; }
-const tapernet::Kernels* tapernet::amx_kernels() { return nullptr; }
-const tapernet::Kernels* tapernet::bf16x3_kernels() { return nullptr; }
-const tapernet::Kernels* tapernet::bf16x6_kernels() { return nullptr; }
+const tapernet::Kernels* const tapernet::avx512_kernels = nullptr;
+const tapernet::Kernels* const tapernet::avx512_vnni_kernels = nullptr;
+#endif
+
+#if defined(TAPERNET_TILES)
+const tapernet::Kernels* const tapernet::amx_kernels = &kTiles;
+#else
+const tapernet::Kernels* const tapernet::amx_kernels = nullptr;
 #endif

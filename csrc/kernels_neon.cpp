@@ -5,10 +5,10 @@
 #define TAPERNET_NEON
 #include "kernel_table.h"
 
-const tapernet::Kernels* tapernet::neon_kernels() {
-  static constexpr Kernels kernels = make_kernels("neon");
-  return &kernels;
+namespace {
+constexpr tapernet::Kernels kTable = make_kernels("neon");
 }
+const tapernet::Kernels* const tapernet::neon_kernels = &kTable;
 #else
-const tapernet::Kernels* tapernet::neon_kernels() { return nullptr; }
+const tapernet::Kernels* const tapernet::neon_kernels = nullptr;
 #endif

@@ -97,10 +97,8 @@ std::vector<std::string> names(const std::vector<const Kernels*>& kernels) {
 }
 
 const Kernels& kernels_named(const std::string& name) {
-  for (const std::vector<const Kernels*>& some : {all_kernels(), all_rough_kernels()}) {
-    for (const Kernels* k : some) {
-      if (name == k->name) return *k;
-    }
+  for (const Kernels* k : available_kernels()) {
+    if (name == k->name) return *k;
   }
   throw std::invalid_argument("this processor does not run the kernels '" + name + "'");
 }
@@ -114,8 +112,7 @@ NB_MODULE(_native, m) {
 
   m.def("multiplies_bytes", [](const std::string& name) { return kernels_named(name).multiplies_bytes; }, "name"_a,
         "Whether the processor multiplies bytes in these kernels.");
-  m.def("kernels", [] { return names(all_kernels()); }, "The instruction sets that this processor has, best first.");
-  m.def("rough_kernels", [] { return names(all_rough_kernels()); }, "Those with products of fewer bits than float32's.");
+  m.def("kernels", [] { return names(available_kernels()); }, "The instruction sets that this processor has, best first.");
 
   nb::class_<Network>(m, "Network")
       .def("__init__", [](Network* self, const std::string& name) {
@@ -139,7 +136,11 @@ NB_MODULE(_native, m) {
         std::vector<const float*> pointers;
         for (const Array& w : weights) pointers.push_back(w.data());
         auto op = std::make_unique<Conv>(pointers, n.values.at(input), n.values.at(output), s, groups,
+<<<<<<< HEAD
                                          whole, Epilogue{variants(given), norm, low, high}, n.kernels);
+=======
+                                         whole, epilogue(variants, selector, low, high));
+>>>>>>> 5ca5572 (The processor is asked before kernels of an instruction set are touched; kernels of bfloat16 pieces and precision= are gone)
         return add(n, std::move(op), name, {input}, output);
       }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "whole"_a, "variants"_a, "norm"_a,
            "low"_a, "high"_a)

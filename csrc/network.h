@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "available.h"
 #include "channelwise.h"
 #include "conv.h"
 #include "op.h"
@@ -38,23 +39,6 @@ class Workspaces {
   std::mutex mutex_;
   std::vector<Workspace> free_;
 };
-
-// The kernels that this processor has, best first. Three pieces are not the best, though often the fastest: whoever shares
-// the core may slow the matrix unit down, which vectors suffer less from.
-inline std::vector<const Kernels*> all_kernels() {
-  std::vector<const Kernels*> found;
-  for (const Kernels* k : {amx_kernels(), bf16x6_kernels(), avx512_kernels(), avx2_kernels(), neon_kernels(),
-                           portable_kernels()}) {
-    if (k) found.push_back(k);
-  }
-  return found;
-}
-
-// Those that give up some bits of a product for speed.
-inline std::vector<const Kernels*> all_rough_kernels() {
-  if (const Kernels* k = bf16x3_kernels()) return {k};
-  return {};
-}
 
 class Network {
  public:

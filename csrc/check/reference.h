@@ -164,6 +164,6 @@ inline void survivors(const SurvivorCall& c) {
 
 inline constexpr Kernels kernels = {
     "reference", dense, depthwise, pool, affine, add, interleave, deinterleave, planes, partial_sums, range,
-    round, rounded_sums, false, survivors, 0, nullptr, nullptr, nullptr, nullptr};
+    round, rounded_sums, false, survivors};
 
 }  // namespace tapernet::reference

@@ -11,12 +11,6 @@ from tapernet.engine.native import extension
 pytestmark = pytest.mark.skipif(extension() is None, reason="the native kernels were not built")
 
 
-@pytest.fixture(autouse=True)
-def _highest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor whose kernels are all of float32."""
-    monkeypatch.setattr("tapernet.engine.race.has_high_precision", lambda: False)
-
-
 def test_it_writes_figures_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "mlp.json"
     assert main(["bench", "--net", "mlp", "--budgets", "[0.3]", "--runtimes", '["torch"]', "--rounds", "1",

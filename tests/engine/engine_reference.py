@@ -4,17 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tapernet.engine.native import extension
+from tapernet.engine.native import available_kernels, extension
 
-KERNELS: list[str] = [] if extension() is None else extension().kernels()
-ROUGH: list[str] = [] if extension() is None else extension().rough_kernels()
+KERNELS: list[str] = [] if extension() is None else available_kernels()
 
 needs_kernels = pytest.mark.skipif(not KERNELS, reason="the native kernels were not built")
-
-
-def tolerance_of(kernels: str) -> float:
-    """For `close`, of one layer: two bfloat16 hold the products to 2**-16."""
-    return 2.0**-15 if kernels in ROUGH else 1e-5
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_reference import KERNELS, ROUGH, by_torch, close, needs_kernels
+from engine_reference import KERNELS, by_torch, close, needs_kernels
 from torch import Tensor, nn
 
 import tapernet as tn
@@ -144,7 +144,7 @@ class _Branches(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("kernels", KERNELS + ROUGH)
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_branches_and_functions(kernels: str) -> None:
     torch.manual_seed(7)
     model, x = _Branches().eval(), torch.randn(3, 3, 16, 16)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import tapernet as tn
 from tapernet.engine.peers import PEERS, Call, Peer
 from tapernet.engine.race import race
-from tapernet.engine.timings import COMPLETE, ENGINE, HIGH, Race, Timing
+from tapernet.engine.timings import COMPLETE, ENGINE, Race, Timing
 from tapernet.errors import ConfigError
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.terminating import terminating_layers
@@ -34,12 +34,6 @@ def _absent(model: nn.Module, x: Tensor, threads: int) -> Call:
 def net() -> TaperedNet:
     torch.manual_seed(0)
     return tn.taper(tn.zoo.create("mlp"), torch.zeros(1, 1, 28, 28)).eval()
-
-
-@pytest.fixture(autouse=True)
-def _highest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor whose kernels are all of float32."""
-    monkeypatch.setattr("tapernet.engine.race.has_high_precision", lambda: False)
 
 
 def _with(monkeypatch: pytest.MonkeyPatch, **peers: Peer) -> None:
@@ -98,22 +92,6 @@ def test_the_speed_up_is_over_the_fastest_of_the_same_precision() -> None:
         _timing("ONNX Runtime, int8", 0.5, exact=False),
     )  # fmt: skip
     assert found.speed_up(1.0) == ("ONNX Runtime", 1.5)
-
-
-@needs_kernels
-def test_high_precision_is_measured_beside_float32(net: TaperedNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tapernet.engine.race.has_high_precision", lambda: True)
-    found = race(net, torch.randn(4, 1, 28, 28), [], ["torch"], rounds=1, seconds=0.001)
-    assert [(t.runtime, t.exact) for t in found.timings] == [(ENGINE, True), (HIGH, False), ("torch", True)]
-    assert found.timings[1].error < 1e-4
-    assert found.speed_up(1.0, HIGH) is None  # over eager torch alone
-
-
-def test_the_speed_up_of_high_precision_stands_in_the_notes() -> None:
-    found = _race(_timing(ENGINE, 1.0), _timing(HIGH, 0.5, exact=False), _timing("ONNX Runtime", 1.5))
-    assert found.speed_up(1.0, HIGH) == ("ONNX Runtime", 3.0)
-    assert "at 1.0: 3.00 times as fast as ONNX Runtime" in str(found.table().caption)
-    assert found.as_dict()["speed_ups"][HIGH] == {"1.0": ("ONNX Runtime", 3.0)}
 
 
 @needs_kernels

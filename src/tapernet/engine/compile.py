@@ -11,7 +11,7 @@ from tapernet.engine.choose import choose
 from tapernet.engine.dial import Dial, running_norms
 from tapernet.engine.engine import Engine
 from tapernet.engine.lower import lower
-from tapernet.engine.native import PRECISIONS, choose_kernels, extension, warn_once
+from tapernet.engine.native import choose_kernels, extension, warn_once
 from tapernet.engine.program import Program
 from tapernet.engine.steps import ByTorch, Lowered, Row
 from tapernet.engine.tracing import trace_with_shapes
@@ -32,7 +32,6 @@ def compile(
     budgets: Iterable[Budget] = (),
     threads: int = 1,
     kernels: str = "auto",
-    precision: str = "highest",
 ) -> Engine:
     """A network as an `Engine`: native kernels on one buffer of weights, which every budget reads in place.
 
@@ -53,23 +52,16 @@ def compile(
         choices: for some layers or all, in place of timing; an engine's `choices`.
         budgets: that calls will use; their plans are made now. The timing is over these, or 1.0.
         threads: that a call may use.
-        kernels: instruction set; "auto" takes the best that the processor has. With AMX, "amx-bf16x6" takes every
-            number of a product as the sum of three bfloat16, which loses nothing, and is faster than vectors of float32
-            where nobody else uses the core's matrix unit; measure it.
-        precision: "highest" computes in float32. "high" may, with the automatic choice of kernels, take every number of
-            a product as the sum of two bfloat16, as `torch.set_float32_matmul_precision` does by this name: 16 bits in
-            place of 24, added up in float32. Processors with AMX are 1.2 to 2.4 times as fast so; on others it
-            changes nothing. Inputs that are not finite may make more outputs NaN than they would in float32.
+        kernels: instruction set; "auto" takes the best that the processor has, or that the environment variable
+            TAPERNET_KERNELS caps at.
 
     Raises:
         ConfigError: no example, or one that the network does not run on; another type or device than float32 on the
-            CPU; an unknown instruction set, precision, budget or choice.
+            CPU; an unknown instruction set, budget or choice.
 
     Warns:
         RuntimeWarning: once, if the kernels were not built.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(unknown("precision", precision, PRECISIONS))
     example = _example(net, example)
     _check(net)
     inner: nn.Module = net.model if isinstance(net, TaperedNet) else net
@@ -77,7 +69,7 @@ def compile(
         warn_once()
         graph: fx.GraphModule | str = "the kernels were not built"
     else:
-        kernels = choose_kernels(kernels, precision)
+        kernels = choose_kernels(kernels)
         with at(net, 1.0):
             graph = trace_with_shapes(inner, example)
     running = "torch" if isinstance(graph, str) else kernels

@@ -1,5 +1,6 @@
 """The compiled kernels, if they were built when the library was installed."""
 
+import os
 import warnings
 from functools import cache
 from importlib import import_module
@@ -29,24 +30,34 @@ def warn_once() -> None:
     )
 
 
-PRECISIONS = ("highest", "high")
+SETS = ("amx", "avx512", "avx2", "neon", "portable")
+"""All instruction sets that there are kernels for, best first."""
+CAP = "TAPERNET_KERNELS"
+"""Environment variable: the best set to use, so that every set can be tried on one machine."""
 
 
-def choose_kernels(name: str, precision: str) -> str:
-    """The kernels to use: the best ones for "auto", which with precision "high" may be rough ones.
+def available_kernels() -> list[str]:
+    """The instruction sets that this processor runs, best first, down from the one that TAPERNET_KERNELS names.
 
     Raises:
-        ConfigError: not an instruction set that this processor has.
+        ConfigError: the variable names something else.
     """
     found: list[str] = extension().kernels()
-    rough: list[str] = extension().rough_kernels()
+    cap = os.environ.get(CAP, SETS[0])
+    if cap not in SETS:
+        raise ConfigError(f"{CAP}: {unknown('instruction set', cap, SETS)}")
+    return [name for name in found if SETS.index(name) >= SETS.index(cap)]
+
+
+def choose_kernels(name: str) -> str:
+    """The kernels to use, the best ones for "auto".
+
+    Raises:
+        ConfigError: not an instruction set that this processor has and TAPERNET_KERNELS allows.
+    """
+    found = available_kernels()
     if name == "auto":
-        return rough[0] if rough and precision == "high" else found[0]
-    if name not in (*found, *rough):
-        raise ConfigError(unknown("instruction set", name, ["auto", *found, *rough]))
+        return found[0]
+    if name not in found:
+        raise ConfigError(unknown("instruction set", name, ["auto", *found]))
     return name
-
-
-def has_high_precision() -> bool:
-    """Whether this machine has kernels that "high" precision makes faster."""
-    return extension() is not None and bool(extension().rough_kernels())

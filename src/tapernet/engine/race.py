@@ -19,9 +19,8 @@ from tapernet.convert.terminate import unterminated
 from tapernet.data import ImageData
 from tapernet.engine.compile import compile
 from tapernet.engine.engine import Engine
-from tapernet.engine.native import has_high_precision
 from tapernet.engine.peers import PEERS, Call
-from tapernet.engine.timings import COMPLETE, ENGINE, HIGH, OWN, Race, Timing
+from tapernet.engine.timings import COMPLETE, ENGINE, OWN, Race, Timing
 from tapernet.errors import ConfigError
 from tapernet.measure.latency import using_threads
 from tapernet.measure.macs import total_macs
@@ -104,14 +103,12 @@ def race(
 def _engines(
     net: nn.Module, images: Tensor, budgets: Iterable[Budget], threads: int, calibration: Tensor | None, kernels: str
 ) -> dict[str, Engine]:
-    """The engine, for a network that stops early one that does not, and where there is one, that of high precision."""
+    """The engine, and for a network that stops early one that does not."""
     usual = partial(compile, net, images, budgets=budgets, threads=threads)
     found = {ENGINE: usual(calibration=calibration, kernels=kernels)}
     dense = dict.fromkeys(found[ENGINE].choices, DENSE)
     if dense:
         found[COMPLETE] = usual(choices=dense, kernels=kernels)
-    if has_high_precision():
-        found[HIGH] = usual(choices=dense, precision="high")
     return found
 
 
@@ -230,7 +227,7 @@ def _timing(
     median, low, high = (f(seconds) * 1e3 / batch for f in (statistics.median, min, max))
     full = {t.runtime: t.milliseconds for t in before if t.budget == 1}
     share = 1.0 if budget == 1 else median / full[runtime] if runtime in full else None
-    exact = runtime != HIGH if runtime in OWN else PEERS[runtime].exact
+    exact = runtime in OWN or PEERS[runtime].exact
     macs = (sub.done if runtime == ENGINE else sub.macs) / whole.macs
     complete = accuracy.get(COMPLETE, accuracy.get(ENGINE)) if exact else None
     return Timing(runtime, budget, exact, median, low, high, macs, share, error, accuracy.get(runtime, complete))

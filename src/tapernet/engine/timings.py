@@ -9,9 +9,7 @@ from tapernet.nn.terminating import TERMINATING
 
 ENGINE = "engine"
 COMPLETE = "engine, no checks"
-HIGH = "engine, high precision"
-"""Without checks, too: products in two bfloat16 each take less time than a check and the products that it leaves."""
-OWN = (ENGINE, COMPLETE, HIGH)
+OWN = (ENGINE, COMPLETE)
 ALONE = (
     "no speed-up is given: over eager PyTorch alone it says little, since that is several times slower than a runtime "
     "that compiles; measure ONNX Runtime or OpenVINO, too (extras export, openvino)"
@@ -109,11 +107,6 @@ class Race:
             stops = [path for path, choice in self.choices.items() if choice == TERMINATING]
             notes.append(f"the engine stops early in {', '.join(stops) or 'no layer'}; all others run the same weights "
                          f"without checks, though these may have been trained with them")  # fmt: skip
-        for t in self.timings:
-            found = self.speed_up(t.budget, HIGH) if t.runtime == HIGH else None
-            if found is not None:
-                notes.append(f"{HIGH}, at {t.budget}: {found[1]:.2f} times as fast as {found[0]}, off by {t.error:.0e} "
-                             f"of the largest output")  # fmt: skip
         if self.measured:
             notes.append("accuracy: of what is timed, on the test images; MACs: of an image on average")
         title = f"{self.network}, batch {self.batch}, threads {self.threads}, {self.rounds} rounds in turns"
