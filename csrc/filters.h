@@ -16,13 +16,8 @@ class PackedFilters {
     row_ = kernel_w_ * lanes_;
     reach(in, out, channels, of_group, groups);
     stride_ = static_cast<ptrdiff_t>(span_) * window.kernel_h * row_ * kLanes;
-<<<<<<< HEAD
-    data_ = Buffer(static_cast<size_t>(filter_blocks_) * stride_ + (pieces ? kPiecesProducts * kLanes : 0));
-    const std::vector<int> to = in.places(), from = out.places();
-=======
     data_ = Buffer(static_cast<size_t>(filter_blocks_) * stride_);
-    const std::vector<int> to = places(in), from = places(out);
->>>>>>> 5ca5572 (The processor is asked before kernels of an instruction set are touched; kernels of bfloat16 pieces and precision= are gone)
+    const std::vector<int> to = in.places(), from = out.places();
     for (int f = 0; f < filters; ++f) {
       const int slot = from[f], block = slot / kLanes;
       float* const filter = data_.data() + block * stride_ + slot % kLanes;

@@ -136,11 +136,7 @@ NB_MODULE(_native, m) {
         std::vector<const float*> pointers;
         for (const Array& w : weights) pointers.push_back(w.data());
         auto op = std::make_unique<Conv>(pointers, n.values.at(input), n.values.at(output), s, groups,
-<<<<<<< HEAD
-                                         whole, Epilogue{variants(given), norm, low, high}, n.kernels);
-=======
-                                         whole, epilogue(variants, selector, low, high));
->>>>>>> 5ca5572 (The processor is asked before kernels of an instruction set are touched; kernels of bfloat16 pieces and precision= are gone)
+                                         whole, Epilogue{variants(given), norm, low, high});
         return add(n, std::move(op), name, {input}, output);
       }, "name"_a, "input"_a, "weights"_a, "runs"_a, "window"_a, "groups"_a, "whole"_a, "variants"_a, "norm"_a,
            "low"_a, "high"_a)
