@@ -93,6 +93,37 @@ def test_maps_of_classes_that_are_asked_for() -> None:
     torch.testing.assert_close(found.maps, torch.stack(alone), rtol=1e-4, atol=1e-5)
 
 
+class Heads(nn.Module):
+    """Two linear layers, whose outputs `mix` makes scores of."""
+
+    def __init__(self, mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.mix, self.a, self.b = mix, chain(), nn.Sequential(nn.Conv2d(12, 6, 3, padding=1), nn.ReLU())
+        self.aux, self.fc = nn.Linear(12, 5), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = self.a(x)
+        late = self.b(early).mean((2, 3))
+        return self.mix(self.aux(early.mean((2, 3))), self.fc(late), late)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [lambda aux, out, late: out + 0.1 * aux, lambda aux, out, late: -2 * out, lambda aux, out, late: out + late[:, :5]],
+    ids=["two heads", "scaled", "residual"],
+)
+def test_scores_that_the_last_layer_does_not_make_alone_have_no_map(mix: Callable[..., Tensor]) -> None:
+    with pytest.raises(ConfigError, match="not the outputs of its last linear layer"):
+        activation_maps(Heads(mix).eval(), IMAGES)
+
+
+def test_of_two_heads_the_one_that_makes_the_scores_is_drawn() -> None:
+    net = Heads(lambda aux, out, late: out).eval()
+    found = activation_maps(net, IMAGES)[0]
+    scores = net(IMAGES).gather(1, found.shown[:, None])[:, 0] - net.fc.bias[found.shown]
+    torch.testing.assert_close(found.maps.mean((1, 2)), scores.detach(), rtol=0.05, atol=0.02)  # as interpolated
+
+
 def test_ten_budgets_for_a_dial_and_one_for_a_plain_network() -> None:
     net = tapered(pooled)
     calibrate(net, [IMAGES], [b / 10 for b in range(1, 11)])

@@ -1,11 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tapernet import calibrate, count_parameters, layer_macs, taper, total_macs, zoo
+from tapernet import calibrate, count_parameters, extract, layer_macs, taper, total_macs, zoo
 from tapernet.budget import kept_count
 from tapernet.errors import ConfigError
 
@@ -56,6 +58,67 @@ def test_macs_agree_with_torchs_flop_counter(name: str, budget: float) -> None:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(image.expand(2, -1, -1, -1))
     assert counter.get_total_flops() == 2 * macs * 2  # two images, two operations in each product
+
+
+def test_of_several_profiles_the_active_layers_alone_are_counted() -> None:
+    """Those of the moment's range, as in the extracted network."""
+    image = torch.zeros(1, 1, 28, 28)
+    net = taper(zoo.create("mlp"), image, profile={0.1: "linear", 0.4: "all-one", 1.0: "linear"}, keep=["fc2"]).eval()
+    for budget in (0.1, 0.3, 0.4, 1.0):
+        with net.at(budget):
+            assert total_macs(net, image) == total_macs(extract(net, budget), image)
+
+
+class Functional(nn.Module):
+    """Products that no module does by itself, on a module's own parameters and between values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 6, 3), nn.Linear(6, 4)
+        self.spare = nn.Conv2d(6, 6, 3, groups=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.conv2d(self.conv(x), self.spare.weight, groups=3)
+        tokens = y.flatten(2).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(tokens, tokens, tokens) + (tokens @ tokens.transpose(1, 2)) @ tokens
+        return self.out(mixed.mean(1))
+
+
+class Tokens(nn.Module):
+    def __init__(self, *, need_weights: bool) -> None:
+        super().__init__()
+        self.embed, self.need = nn.Linear(8, 12), need_weights
+        self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
+        self.block = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        out: torch.Tensor = self.block(self.attention(x, x, x, need_weights=self.need)[0]).mean(1)
+        return out
+
+
+PRODUCTS = {
+    # A convolution of 7 x 6 outputs, a grouped one of 5 x 4, attention and two more matrix products of 20 tokens, a row.
+    "functional": 42 * 6 * 27 + 20 * 6 * 18 + 2 * 20 * 20 * 6 + 2 * 20 * 20 * 6 + 6 * 4,
+    # An embedding, four maps and two products of an attention, the same and two maps of a transformer's layer.
+    "tokens": 5 * 8 * 12 + 2 * (4 * 5 * 12 * 12 + 2 * 5 * 5 * 12) + 2 * 5 * 12 * 24,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "shape"),
+    [
+        ("functional", Functional(), (1, 3, 9, 8)),
+        ("tokens", Tokens(need_weights=True), (1, 5, 8)),
+        ("tokens", Tokens(need_weights=False), (1, 5, 8)),
+    ],
+)
+def test_products_outside_layers_count(name: str, net: nn.Module, shape: tuple[int, ...]) -> None:
+    image = torch.randn(shape)
+    assert total_macs(net.eval(), image).usual == PRODUCTS[name]
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        net.train()(image)
+    assert counter.get_total_flops() == 2 * PRODUCTS[name]
 
 
 def test_statistics_are_neither_needed_nor_touched() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tapernet.cascade.report import CascadeReport, time_cascade
 from tapernet.data import ImageData
 from tapernet.errors import ConfigError, DataError
+from tapernet.measure.accuracy import predicted
 from tapernet.measure.macs import total_macs
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import Budget, TaperedNet
@@ -98,8 +99,8 @@ class Cascade:
                     answered[left] = stage
                 if stage == last:
                     break
-                # In float32 all probabilities near 1 are one.
-                unsure = (self._confidence(found.double()) < self.thresholds[stage]).nonzero()[:, 0]
+                # In float32 all probabilities near 1 are one. What is no number is unsure of everything.
+                unsure = (~(self._confidence(found.double()) >= self.thresholds[stage])).nonzero()[:, 0]
                 if len(unsure) == 0:
                     break
                 if len(unsure) < len(found):
@@ -139,8 +140,8 @@ class Cascade:
     def _answers(self, data: ImageData, batch_size: int) -> tuple[float, Tensor]:
         """Share of right answers, and the stage that answered each image."""
         runs = [self.run(batch) for batch in torch.split(data.as_float(), batch_size)]
-        predicted = torch.cat([scores.argmax(1) for scores, _ in runs])
-        right = int((predicted == data.labels.to(predicted.device)).sum())
+        answers = torch.cat([predicted(scores) for scores, _ in runs])
+        right = int((answers == data.labels.to(answers.device)).sum())
         return right / len(data), torch.cat([stages for _, stages in runs])
 
     def store(self) -> None:

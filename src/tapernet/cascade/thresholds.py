@@ -11,6 +11,7 @@ from torch import Tensor
 from tapernet.cascade.run import CONFIDENCES, Cascade, stage_macs
 from tapernet.data import ImageData
 from tapernet.errors import ConfigError, DataError
+from tapernet.measure.accuracy import predicted
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import Budget, TaperedNet
 
@@ -98,7 +99,7 @@ def _measure(
             with net.at(budget):
                 scores = torch.cat([net(x.to(device)).cpu() for x in torch.split(val.as_float(), batch_size)])
             sure.append(measure(scores.double()))
-            right.append(scores.argmax(1) == val.labels.cpu())
+            right.append(predicted(scores) == val.labels.cpu())
     return torch.stack(sure), torch.stack(right)
 
 

@@ -153,7 +153,7 @@ def _with_prefix_layers(
     for use in uses:
         layer = model.get_submodule(use.path)
         own = copy.deepcopy(layer)
-        prefix: nn.Module = LAYERS[type(layer)].of(own, _layout(use.inputs, groups), _layout(use.outputs, groups))
+        prefix: PrefixModule = LAYERS[type(layer)].of(own, _layout(use.inputs, groups), _layout(use.outputs, groups))
         copied[id(layer)] = _versions(prefix, ranges) if len(ranges) > 1 and use.path in ends else prefix
     return copy.deepcopy(model, copied)
 
@@ -163,16 +163,11 @@ def _layout(runs: Runs, groups: Mapping[ChannelSet, ChannelGroup]) -> Layout:
     return Layout(tuple(Span(root.size, groups.get(root), repeat) for root, repeat in roots))
 
 
-def _versions(layer: nn.Module, ranges: Sequence[int]) -> Switch:
-    # The layouts refer to the one set of groups, so only the parameters are copied.
-    versions = [layer]
-    for _ in ranges[1:]:
-        version = copy.copy(layer)
-        version._parameters = {
-            k: None if p is None else nn.Parameter(p.detach().clone()) for k, p in layer._parameters.items()
-        }
-        versions.append(version)
-    return Switch(versions, ranges)
+def _versions(layer: PrefixModule, ranges: Sequence[int]) -> Switch:
+    # The layouts refer to the one set of groups. Everything else is each version's own, hooks too: a hook on a shared
+    # dictionary would count the active version once for every version.
+    layouts = {id(layout): layout for layout in (layer.inputs, layer.outputs)}
+    return Switch([layer, *(copy.deepcopy(layer, dict(layouts)) for _ in ranges[1:])], ranges)
 
 
 def _try_smallest(net: TaperedNet, batch: Tensor) -> None:

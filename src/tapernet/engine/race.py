@@ -22,6 +22,7 @@ from tapernet.engine.engine import Engine
 from tapernet.engine.peers import PEERS, Call
 from tapernet.engine.timings import COMPLETE, ENGINE, OWN, Race, Timing
 from tapernet.errors import ConfigError
+from tapernet.measure.accuracy import predicted
 from tapernet.measure.latency import using_threads
 from tapernet.measure.macs import total_macs
 from tapernet.measure.termination import count_termination
@@ -216,7 +217,7 @@ def _in_place(call: Call, images: Tensor, batch: Tensor) -> Tensor:
 
 def _accuracy(answer: Callable[[Tensor], Tensor], data: ImageData, batch: int) -> float:
     pairs = zip(torch.split(data.as_float(), batch), torch.split(data.labels, batch), strict=True)
-    return sum(int((answer(x).argmax(1) == y).sum()) for x, y in pairs) / len(data)
+    return sum(int((predicted(answer(x)) == y).sum()) for x, y in pairs) / len(data)
 
 
 def _timing(

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from tapernet.errors import DataError
 from tapernet.nn.net import Budget, at
 
 
@@ -21,6 +22,9 @@ def accuracies(
         labels: shape (n,).
         budgets: where to measure.
         batch_size: images run at once.
+
+    Raises:
+        DataError: a score is not a number (NaN).
     """
     training = net.training
     net.eval()
@@ -39,4 +43,15 @@ def right_answers(net: nn.Module, images: Tensor, labels: Tensor, batch_size: in
     """How many images the network, as it is, gives their label's score the highest; arguments as in `accuracies`."""
     device = next(net.parameters()).device
     pairs = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-    return sum(int((net(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in pairs)
+    return sum(int((predicted(net(x.to(device))) == y.to(device)).sum()) for x, y in pairs)
+
+
+def predicted(scores: Tensor) -> Tensor:
+    """The class of each image's highest score, shape (n,), from scores of shape (n, classes).
+
+    Raises:
+        DataError: a score is not a number (NaN), so that none is the highest; torch's argmax would name a class.
+    """
+    if scores.isnan().any():
+        raise DataError("the network gives scores that are not numbers (NaN): are its weights and the images finite?")
+    return scores.argmax(1)

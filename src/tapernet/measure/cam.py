@@ -16,6 +16,7 @@ from tapernet.budget import TEN_BUDGETS
 from tapernet.convert.extract import extract
 from tapernet.errors import ConfigError, DataError
 from tapernet.extras import need
+from tapernet.measure.accuracy import predicted
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import Budget, TaperedNet, at
 
@@ -75,11 +76,11 @@ def _maps_at(net: nn.Module, images: Tensor, budget: Budget, classes: Tensor | N
         # The extractor's own context removes its hooks, whatever happens inside.
         with cam(plain, features, linear, input_shape=images.shape[1:]) as extractor:
             scores = plain(images)
-            predicted = scores.argmax(1)
-            shown = predicted if classes is None else _checked(classes, scores)
+            highest = predicted(scores)
+            shown = highest if classes is None else _checked(classes, scores)
             coarse = extractor(shown.tolist(), scores, normalized=False)[0]
     maps = F.interpolate(coarse[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    return ActivationMaps(budget, predicted, shown, maps)
+    return ActivationMaps(budget, highest, shown, maps)
 
 
 def _checked(classes: Tensor, scores: Tensor) -> Tensor:
@@ -119,8 +120,10 @@ def _find_end(net: nn.Module, images: Tensor) -> tuple[str, str]:
         raise ConfigError(f"{NEEDS}; this one has no linear layer")
     end = seen[linear]
     assert end.read is not None
-    if end.average.shape != scores.shape:
-        raise ConfigError(f"{NEEDS}; the scores of this one are not the outputs of its last linear layer, {linear}")
+    heads = (end.average, end.average.log_softmax(1), end.average.softmax(1)) if end.average.dim() == 2 else ()
+    if not any(_same(head, scores) for head in heads):
+        raise ConfigError(f"{NEEDS}; the scores of this one are not the outputs of its "
+                          f"last linear layer, {linear}, or their softmax")  # fmt: skip
     pooled = {path: s.positions for path, s in seen.items() if s.positions and _same(s.average, end.read)}
     if not pooled:
         raise ConfigError(f"{NEEDS}; the last linear layer of this one, {linear}, does not read the global average of "

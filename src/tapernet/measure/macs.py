@@ -1,13 +1,15 @@
 """Multiply-accumulates and parameters of a network at its budget."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tapernet.convert.calibrate import standing_in
 from tapernet.nn.mode import eval_mode
@@ -33,29 +35,31 @@ class Macs:
 
 
 def layer_macs(net: nn.Module, image: Tensor) -> dict[str, Macs]:
-    """MACs of each Linear and convolution of `net` for one image, in the order in which they run.
+    """MACs of `net` for one image, by the module that does them, in the order in which modules finish.
+
+    Linear layers and convolutions are counted from the shapes that pass. Products that no such layer does (functional
+    convolutions and linear maps, matrix products, attention) are counted by torch's FlopCounterMode, at two operations
+    a MAC, under the module whose forward calls them; they have no bias of their own.
 
     Args:
         net: any module; a `TaperedNet` at the budget that is set, with batch-norm statistics for it or without.
-        image: one input with or without a batch dimension of 1, shape ([1,] channels, height, width), or as many
-            dimensions of space as the network's convolutions have.
+        image: one input with or without a batch dimension of 1, shape ([1,] channels, height, width), or whatever else
+            the network takes.
     """
-    if image.ndim == _dimensions(net) - 1:
-        image = image[None]
     counts: dict[str, Macs] = {}
     # The values that pass do not matter, so statistics that are missing may be any.
     stand_in: AbstractContextManager[None] = standing_in(net) if isinstance(net, TaperedNet) else nullcontext()
-    with torch.no_grad(), eval_mode(net), stand_in, _counting(net, counts):
-        net(image)
+    with torch.no_grad(), eval_mode(net), stand_in, _every_product_visible(), _counting(net, counts):
+        net(image if _is_batch(net, image) else image[None])
     return counts
 
 
-def _dimensions(net: nn.Module) -> int:
-    """Of a batch of inputs."""
+def _is_batch(net: nn.Module, image: Tensor) -> bool:
+    """Whether the first dimension is a batch of 1: told by the network's input or first convolution, if it has one."""
     if isinstance(net, TaperedNet):
-        return 1 + len(net.input_shape)
+        return image.ndim == 1 + len(net.input_shape)
     first = next((m for m in net.modules() if isinstance(m, CONVOLUTIONS)), None)
-    return 4 if first is None else 2 + len(first.kernel_size)
+    return image.shape[0] == 1 if first is None else image.ndim == 2 + len(first.kernel_size)
 
 
 def total_macs(net: nn.Module, image: Tensor) -> Macs:
@@ -71,24 +75,45 @@ def count_parameters(net: nn.Module) -> int:
 
 
 @contextmanager
-def _counting(net: nn.Module, counts: dict[str, Macs]) -> Iterator[None]:
-    handles: list[RemovableHandle] = []
-
-    def count(name: str) -> RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            usual = _products(module, inputs[0], output)
-            bias = output.numel() if module.bias is not None else 0
-            before = counts.get(name, Macs(0, 0))  # a shared layer runs more than once
-            counts[name] = Macs(before.usual + usual, before.paper + usual + bias)
-
-        return net.get_submodule(name).register_forward_hook(hook)
-
+def _every_product_visible() -> Iterator[None]:
+    """Attention by its parts: torch's fused kernels hide their products from every counter."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        handles += [count(name) for name, module in net.named_modules() if isinstance(module, COUNTED)]
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _counting(net: nn.Module, counts: dict[str, Macs]) -> Iterator[None]:
+    """Fills `counts` for the block."""
+    with FlopCounterMode(display=False) as flops, ExitStack() as hooks:
+        calls: list[list[int]] = []  # under way: operations before the call, and those that calls inside it did
+
+        def before(module: nn.Module, inputs: object) -> None:
+            calls.append([flops.get_total_flops(), 0])
+
+        def after(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            start, inside = calls.pop()
+            whole = flops.get_total_flops() - start
+            if calls:
+                calls[-1][1] += whole
+            if isinstance(module, COUNTED):
+                usual = _products(module, inputs[0], output)
+                paper = usual + (output.numel() if module.bias is not None else 0)
+            else:
+                usual = paper = (whole - inside) // 2
+            if usual:
+                done = counts.get(path, Macs(0, 0))  # a shared layer runs more than once
+                counts[path] = Macs(done.usual + usual, done.paper + paper)
+
+        for path, module in net.named_modules():
+            hooks.callback(module.register_forward_pre_hook(before).remove)
+            hook = partial(after, path or type(net).__name__)
+            hooks.callback(module.register_forward_hook(hook).remove)
+        yield
 
 
 def _products(module: nn.Module, x: Tensor, y: Tensor) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from tapernet.convert.terminate import trace
 from tapernet.errors import ConfigError
+from tapernet.measure.accuracy import predicted
 from tapernet.nn.check import Check
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import TaperedNet
@@ -141,7 +142,7 @@ class Rerun:
                 skipped = dict.fromkeys(self._nodes[: self._starts[start]])
                 values = {node: self._kept(value) for node, value in state.values.items()}
                 scores = runner.run(initial_env=skipped | values)
-        right = int((scores.argmax(1) == self.labels[self.index[batch]].to(scores.device)).sum())
+        right = int((predicted(scores) == self.labels[self.index[batch]].to(scores.device)).sum())
         return BatchResult(scores, right, runner.cost)
 
     def run_all(self) -> tuple[int, float]:

@@ -34,8 +34,9 @@ class Filters:
                                f"{error}") from error  # fmt: skip
         self.readers: dict[str, str] = {}
         """The layer that reads each convolution's channels, in the order in which the convolutions run."""
+        modules = dict(model.named_modules())
         for path in order:
-            conv = model.get_submodule(path)
+            conv = modules.get(path)
             if type(conv) is nn.Conv2d:
                 readers = self._readers(path, conv)
                 if readers:
