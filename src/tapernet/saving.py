@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> Non
     Raises:
         ConfigError: a plain network that is not from the zoo, for which there would be nothing but its weights to keep.
         FileError: the folder cannot be written, or the disk is full.
+
+    Warns:
+        RuntimeWarning: budgets were trained, and have no batch-norm statistics.
     """
+    _check_statistics(net)
     if any(layer.threshold_moves is not None for layer in terminating_layers(net).values()):
         net = copy.deepcopy(net)  # in a copy thresholds no longer learn, but are the checks' own
     model = net.model if isinstance(net, TaperedNet) else net
@@ -71,6 +76,17 @@ def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> Non
         "spec": None if spec is None else asdict(spec),
     }
     write_tensors(path, net.state_dict(), header)
+
+
+def _check_statistics(net: nn.Module) -> None:
+    norms = net.batch_norms() if isinstance(net, TaperedNet) else ()
+    missing = {label: None for norm in norms for key, label in norm.trained.items() if key not in norm.keys()}  # noqa: SIM118
+    if missing:
+        budgets = ", ".join(missing)
+        warnings.warn(
+            f"the network was trained at budgets {budgets} and has no batch-norm statistics for them, so that it "
+            f"cannot be run there: call calibrate(net, batches, [{budgets}]) before save", RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from tapernet import Cascade, ImageData, TaperedNet, load, load_data, save, taper, total_macs, zoo
 from tapernet.cascade import CONFIDENCES
+from tapernet.cascade.thresholds import _Images
 from tapernet.errors import ConfigError, DataError
 from tapernet.files import read_tensors, write_tensors
 from tapernet.saving import KIND, VERSION
@@ -212,3 +214,13 @@ def test_images_that_do_not_fit_are_refused(net: TaperedNet) -> None:
     wrong = ImageData(torch.zeros(2, 1, 5, 5), torch.tensor([0, 1]), DATA.class_names)
     with pytest.raises(DataError, match=r"\(1, 5, 5\), but the network takes \(1, 8, 8\)"):
         Cascade(net, BUDGETS, (0.5, 0.6)).evaluate(wrong)
+
+
+def test_an_image_as_sure_as_the_threshold_is_answered(net: TaperedNet) -> None:
+    sure = float(CONFIDENCES["probability"](alone(net, BUDGETS[0], X[:1]).double())[0])
+    above = math.nextafter(sure, math.inf)
+    for threshold, stage in ((sure, 0), (above, 1)):
+        answered = Cascade(net, BUDGETS[:2], (threshold,)).run(X[:1])[1]
+        assert answered.tolist() == [stage]
+    images = _Images(torch.tensor([[sure]], dtype=torch.float64), torch.tensor([[True], [True]]), [1, 10], 0)
+    assert (images.average((sure,)), images.average((above,))) == (1.0, 11.0)

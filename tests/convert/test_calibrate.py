@@ -76,7 +76,7 @@ def test_training_drops_statistics_and_measures_none() -> None:
     net = net_of()
     calibrate(net, batches(), [0.5, 1.0])
     net.train()
-    with net.at(0.5):
+    with net.at(0.5), pytest.warns(RuntimeWarning, match="training drops"):
         net(batches(1)[0])
     net.eval()
     for budget in (0.5, 1.0):

@@ -291,3 +291,19 @@ def test_negative_outputs_that_matter_are_computed_where_dense_is_chosen() -> No
     engine = tn.compile(net, x, choices={"0": "dense"})
     close(engine(x), expected)
     assert engine.operations()["0"] == "dense"
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_least_whole_number_that_reaches_a_threshold_goes_on(kernels: str) -> None:
+    """Rounded, the first pixel's sum is 128 steps of 0.01, and a threshold of 128.5 steps stops it."""
+    conv = nn.Conv2d(2, 1, 1, bias=False)
+    with torch.no_grad():
+        conv.weight[:] = torch.tensor([1.27, 0.006]).view(1, 2, 1, 1)
+    x = torch.tensor([[1.0, 255.0, 0.0], [1.0, 0.0, 0.0]]).view(1, 2, 1, 3)
+    net = tn.terminate(nn.Sequential(conv, nn.ReLU()), x).eval()
+    (layer,) = terminating_layers(net).values()
+    for threshold, first in ((1.285, 1.28), (1.275, 1.276)):
+        layer.set_checks([tn.Check(bits=8, threshold=threshold)])
+        expected = torch.tensor([first, 255 * 1.27, 0.0]).view(1, 1, 1, 3)
+        close(by_torch(net, x), expected)
+        close(tn.compile(net, x, kernels=kernels, choices={"0": "terminating"})(x), expected, 1e-6)

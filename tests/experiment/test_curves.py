@@ -153,3 +153,12 @@ def test_curves_may_start_from_one_trained_network(folder: Path) -> None:
     (accuracy,) = accuracies(base, digits.as_float(), digits.labels, [1.0])
     assert accuracy > 0.6
     assert curve["accuracy"][0][1] > 0.6  # one epoch alone is at a guess
+
+
+def test_the_numbers_are_of_the_test_images(folder: Path) -> None:
+    curve = run(folder, only=["one network"])["curves"][0]
+    net = load(folder / "runs" / "one-network" / "seed0" / "net.safetensors")
+    splits = load_data("digits")
+    budgets = curve["budgets"]
+    assert curve["accuracy"][0] == accuracies(net, splits.test.as_float(), splits.test.labels, budgets)
+    assert curve["accuracy"][0] != accuracies(net, splits.train.as_float(), splits.train.labels, budgets)

@@ -98,7 +98,7 @@ class Tokens(nn.Module):
 
 
 PRODUCTS = {
-    # A convolution of 7 x 6 outputs, a grouped one of 5 x 4, attention and two more matrix products of 20 tokens, a row.
+    # A convolution of 7 x 6 outputs, a grouped one of 5 x 4, attention and two more products of 20 tokens, a row.
     "functional": 42 * 6 * 27 + 20 * 6 * 18 + 2 * 20 * 20 * 6 + 2 * 20 * 20 * 6 + 6 * 4,
     # An embedding, four maps and two products of an attention, the same and two maps of a transformer's layer.
     "tokens": 5 * 8 * 12 + 2 * (4 * 5 * 12 * 12 + 2 * 5 * 5 * 12) + 2 * 5 * 12 * 24,

@@ -16,13 +16,14 @@ from tapernet.errors import ConfigError, DataError
 from tapernet.measure.macs import total_macs
 from tapernet.measure.termination import (
     TABLE_1_ITERATIONS,
+    LayerTermination,
     by_iteration,
     count_termination,
     measure_inputs,
     observing,
 )
 from tapernet.nn.check import Check
-from tapernet.nn.terminating import terminating_layers
+from tapernet.nn.terminating import Outcome, terminating_layers
 
 SHAPE = (3, 12, 12)
 
@@ -209,3 +210,14 @@ def test_an_iteration_outside_the_filter(net: nn.Module) -> None:
     with pytest.raises(ConfigError, match=r"1\.\.76"):
         by_iteration(net, "conv1", images(), iterations=[3, 77])
     assert net.conv1.checks == (Check(position=7),)
+
+
+def test_a_sum_of_exactly_zero_is_positive() -> None:
+    """Table 2: negative means below zero, for the full sum as for the partial one."""
+    full = torch.tensor([0.0, -1.0, 2.0, 0.0, -1.0, 2.0]).view(1, 1, 1, 6)
+    stops = torch.tensor([0, 0, 0, -1, -1, -1], dtype=torch.int8).view(1, 1, 1, 6)
+    counted = LayerTermination("conv")
+    counted.add(Outcome(full, stops, full, torch.tensor([[5]]), 9))
+    assert {name: s.count for name, s in counted.situations.items()} == {
+        "true positive": 2, "true negative": 1, "false positive": 1, "false negative": 2
+    }  # fmt: skip

@@ -166,3 +166,14 @@ def test_a_net_without_a_dial_runs_whole() -> None:
     net = net_of()
     with at(net, 0.5):
         assert net.budget == 0.5
+
+
+@pytest.mark.parametrize("order", ["cumulative-minimum", "isotonic"])
+def test_a_trainable_profile_has_a_floor(order: str) -> None:
+    net = taper(nn.Sequential(nn.Linear(4, 20), nn.Linear(20, 3)), torch.zeros(1, 4), profile="trainable")
+    for gamma in net.profiles():
+        with torch.no_grad():
+            gamma[gamma.numel() // 2 :] = -1.0
+        net.order_profiles(order)
+        assert float(gamma.min()) == pytest.approx(0.1)
+        assert bool((gamma.diff() <= 0).all())

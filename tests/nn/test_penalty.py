@@ -19,7 +19,7 @@ def network() -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     net = terminate(zoo.create("c10net", input_shape=SHAPE), torch.zeros(1, *SHAPE))
     net.conv1.set_checks([Check(position=7)])
-    net.conv2.set_checks([Check(share=0.05), Check(share=0.32)])
+    net.conv2.set_checks([Check(share=0.05), Check(share=0.32), Check(share=0.7)])
     return net, torch.randn(4, *SHAPE)
 
 

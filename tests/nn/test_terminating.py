@@ -247,6 +247,7 @@ def test_a_position_moves_in_proportion_at_a_budget() -> None:
     assert Check(position=24).positions(76, 38, 1) == [12]
     assert Check(position=1).positions(76, 38, 1) == [1]
     assert Check(position=76).positions(76, 38, 1) == [38]
+    assert Check(position=5).positions(9, 5, 1) == [2]  # 25 / 9, rounded down as the paper's floor(n v) is
 
 
 @pytest.mark.parametrize("position", [0, -1, 20, [3, 20]])

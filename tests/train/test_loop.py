@@ -434,3 +434,94 @@ def test_validation_is_in_the_precision_of_the_training(plain: nn.Module, train:
     (found,) = accuracies(net, val.as_float(), val.labels, [1.0])
     assert history.rows[-1]["val"] == pytest.approx(found, abs=0.1)
     assert seen[-1] == (False, torch.float32)
+
+
+def test_the_seed_decides_what_is_drawn(plain: nn.Module, train: ImageData, val: ImageData) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        net = taper(copy.deepcopy(plain), EXAMPLE)
+        fit(net, train, val, IDP(max_epochs=1), Settings(batch_size=20, seed=seed), progress=False)
+        found.append(weights(net))
+    assert_same(found[0], found[1])
+    assert any(not torch.equal(found[0][k], found[2][k]) for k in found[0])
+
+
+def test_early_stopping_goes_by_the_objectives_weights(
+    plain: nn.Module, train: ImageData, val: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs: the mean of both budgets is better in the first, the accuracy by weights in the second."""
+    from tapernet.train import loop
+
+    scripted = iter([[0.5, 0.9], [0.6, 0.1]])
+    monkeypatch.setattr(loop, "accuracies", lambda *_: next(scripted))
+    net, seen = taper(plain, EXAMPLE), []
+    monkeypatch.setattr(loop._Run, "_save", lambda run, *_: seen.append(weights(run.net)))
+    recipe = FineTune(budgets=(1.0, 0.5), weights=(0.9, 0.1), epochs=2, patience=2)
+    history = fit(net, train, val, recipe, Settings(batch_size=20), progress=False)
+    assert [row["val"] for row in history.rows] == pytest.approx([0.54, 0.55])
+    assert_same(weights(net), seen[1])
+
+
+@pytest.mark.parametrize("batch", [200, 70])
+def test_a_trainable_profile_takes_its_turn_in_epochs_of_any_length(
+    batch: int, plain: nn.Module, train: ImageData, val: ImageData
+) -> None:
+    """One batch an epoch, or three: weights and profile take alternate batches, from epoch to epoch."""
+    net = taper(plain, EXAMPLE, profile="trainable")
+    turns: list[str] = []
+    steps = torch.optim.Adam.step
+
+    def step(optimizer: torch.optim.Adam, *arguments: object) -> object:
+        shapes = {p.dim() for group in optimizer.param_groups for p in group["params"]}
+        turns.append("weights" if 2 in shapes else "profile")
+        return steps(optimizer, *arguments)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", step)
+        fit(net, train, val, FineTune(epochs=3), Settings(batch_size=batch, lr=1e-2), progress=False)
+    assert turns == [("weights", "profile")[i % 2] for i in range(3 * -(-200 // batch))]
+    assert any(not torch.equal(gamma, torch.ones_like(gamma)) for gamma in net.profiles())
+
+
+def test_the_same_code_and_seed_give_the_same_weights_in_another_process(tmp_path: Path) -> None:
+    """Bit for bit, on one machine; another processor adds floats in another order."""
+    for name in ("first", "second"):
+        subprocess.run(run_script(tmp_path / name, 6), check=True)
+    files = [(tmp_path / name / "net.safetensors").read_bytes() for name in ("first", "second")]
+    assert files[0] == files[1]
+
+
+NOISE = """
+import os, sys, torch
+sys.path.insert(0, sys.argv[1])
+from conftest import blobs
+from tapernet import FineTune, Settings, fit
+from torch import nn
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drawn, self.fc = [], nn.Linear(16, 3)
+    def forward(self, x):
+        if self.training:
+            self.drawn.append(torch.rand(3).tolist())
+        return self.fc(x.flatten(1))
+
+net = Noisy()
+fit(net, blobs(40, 1), blobs(20, 2), FineTune(epochs=1), Settings(batch_size=20), progress=False)
+print("drawn", net.drawn, flush=True)
+"""
+
+
+def test_processes_draw_different_noise(tmp_path: Path) -> None:
+    """Dropout of one mask in every process would be half as much noise."""
+    script = tmp_path / "noise.py"
+    script.write_text(NOISE)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    found = subprocess.run(
+        [*launcher, str(script), str(Path(__file__).parents[1])], check=True, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    lines = [line for line in found.stdout.splitlines() if line.startswith("drawn")]
+    assert len(lines) == 2
+    assert lines[0] != lines[1]

@@ -103,12 +103,23 @@ def test_fine_tuning_shares_the_weight_or_takes_it(net: TaperedNet) -> None:
         (lambda: TESLA(alpha=1.0), "alpha"),
         (lambda: TESLA(alpha=float("nan")), "alpha"),
         (lambda: RTESLA(probabilities=(0.5, 0.5)), "4 numbers"),
-        (lambda: RTESLA(task_epochs=0), "task_epochs is at least 1"),
+        (lambda: RTESLA(task_epochs=0), "task_epochs is a whole number from 1"),
         (lambda: RTESLA(probabilities=(0.5, 0.5, 0.5, 0.5)), "sum to 1"),
         (lambda: Slimmable(budgets=(1.0,)), "at least two"),
-        (lambda: Slimmable(largest_weight=0.0), "largest_weight is above 0"),
+        (lambda: Slimmable(largest_weight=0.0), "largest_weight is a finite number above 0"),
         (lambda: FineTune(weights=(1.0, 2.0)), "1 numbers"),
         (lambda: IDP(budget=0), "lies in"),
+        (lambda: IDP(max_epochs=0), "max_epochs is a whole number from 1, not 0"),
+        (lambda: MPIDP(patience=0), "patience"),
+        (lambda: TESLA(max_epochs=None), "max_epochs is a whole number from 1, not None"),  # type: ignore[arg-type]
+        (lambda: TESLA(alpha=None), "alpha"),  # type: ignore[arg-type]
+        (lambda: RTESLA(max_epochs=0), "max_epochs"),
+        (lambda: Slimmable(epochs=0), "epochs"),
+        (lambda: Slimmable(extra=2.0), "extra is a whole number"),  # type: ignore[arg-type]
+        (lambda: FineTune(budgets=()), "at least one budget"),
+        (lambda: FineTune(epochs=float("inf")), "epochs"),  # type: ignore[arg-type]
+        (lambda: FineTune(mac_penalty=float("inf")), "mac_penalty"),
+        (lambda: FineTune(taught_temperature=float("inf")), "taught_temperature"),
     ],
 )
 def test_bad_options_are_refused_when_the_recipe_is_made(make: object, message: str) -> None:
@@ -116,9 +127,9 @@ def test_bad_options_are_refused_when_the_recipe_is_made(make: object, message: 
         make()  # type: ignore[operator]
 
 
-def test_a_stage_without_epochs_is_refused(net: TaperedNet) -> None:
-    with pytest.raises(ConfigError, match="at least one epoch"):
-        stages(FineTune(epochs=0), net)
+def test_a_recipe_without_epochs_is_refused() -> None:
+    with pytest.raises(ConfigError, match="epochs is a whole number from 1, not 0"):
+        FineTune(epochs=0)
 
 
 def test_fine_tuning_with_a_mac_penalty_needs_layers_that_stop(plain: nn.Module) -> None:

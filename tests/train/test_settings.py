@@ -38,20 +38,36 @@ def test_images_grow_from_pair_to_pair() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"views": 0}, "views is a whole number from 1, or null for new ones, not 0"),
+        ({"views": 0}, "views is a whole number from 1, not 0"),
         ({"optimizer": "adm"}, "did you mean 'adam'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"profile_order": "isotnic"}, "did you mean 'isotonic'"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 1.5}, "batch_size is a whole number"),
-        ({"lr": 0.0}, "lr is above 0"),
-        ({"lr": float("nan")}, "lr is above 0"),
+        ({"lr": 0.0}, "lr is a finite number above 0"),
+        ({"lr": float("nan")}, "lr is a finite number above 0"),
         ({"profile_lr": -1.0}, "profile_lr"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"warmup": float("nan")}, "warmup"),
         ({"sides": ((1, 0),)}, "sides"),
+        ({"momentum": float("inf")}, "momentum is a finite number from 0 to 1"),
+        ({"warmup": float("inf")}, "warmup is a finite number"),
+        ({"lr": None}, "lr is a finite number above 0, not None"),
+        ({"batch_size": 10**30}, "batch_size"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": True}, "seed is a whole number"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Settings(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_shrinks_weights_that_the_loss_leaves_alone(name: str) -> None:
+    for decay in (0.0, 0.1):
+        weight = nn.Parameter(torch.ones(3))
+        optimizer = Settings(optimizer=name, lr=0.1, weight_decay=decay).make_optimizer([weight])
+        weight.grad = torch.zeros(3)
+        optimizer.step()
+        assert bool((weight < 1).all()) == (decay > 0)

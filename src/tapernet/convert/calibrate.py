@@ -26,25 +26,54 @@ def calibrate(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], bud
         budgets: what to measure; earlier statistics of these budgets are replaced, others stay.
 
     Raises:
-        ConfigError: a budget is not valid; there is no batch; a batch does not fit the network.
+        ConfigError: no network with a dial; a budget is not valid; there is no batch; a batch has one image, or does
+            not fit the network. Earlier statistics are then as they were.
     """
+    if not isinstance(net, TaperedNet):
+        raise ConfigError(f"calibrate takes a network from taper, not a {type(net).__name__}")
     budgets = list(budgets)
     for budget in budgets:
         with net.at(budget):
             pass
     if not net.batch_norms():
         return
+    before = [(layer, {key: layer.stored(key) for key in layer.keys()}) for layer in net.batch_norms()]  # noqa: SIM118
+    try:
+        _measure(net, batches, budgets)
+    except BaseException:
+        for layer, stored in before:
+            layer.forget()
+            for key, tensors in stored.items():
+                layer.put_back(key, tensors)
+        raise
+
+
+def _measure(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], budgets: Sequence[Budget]) -> None:
     drawn = 0
     with measuring(net):
         for drawn, batch in enumerate(batches, start=1):
-            images = batch if isinstance(batch, Tensor) else batch[0]
+            images = batch if isinstance(batch, Tensor) else batch[0] if isinstance(batch, Sequence) else None
+            if not isinstance(images, Tensor):
+                raise ConfigError(f"a batch is a tensor of images, or a sequence that starts with one, "
+                                  f"not a {type(batch).__name__}")  # fmt: skip
+            if len(images) < 2:
+                raise ConfigError(f"batch {drawn} has {len(images)} image, whose batch-norm has no variance: "
+                                  f"leave it out, or join it to another")  # fmt: skip
             for budget in budgets:
                 with net.at(budget):
                     if drawn == 1:
                         forget(net)
-                    net(images)
+                    _run(net, images)
     if not drawn:
         raise ConfigError("calibrate needs at least one batch of images")
+
+
+def _run(net: TaperedNet, images: Tensor) -> None:
+    try:
+        net(images)
+    except RuntimeError as error:
+        raise ConfigError(f"the network does not run on images of {images.dtype}, shape {tuple(images.shape)}: "
+                          f"{error}") from error  # fmt: skip
 
 
 def few_batches(images: Tensor, count: int, batch_size: int) -> list[Tensor]:

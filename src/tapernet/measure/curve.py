@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from tapernet.budget import TEN_BUDGETS, check_budgets, shown
+from tapernet.checks import check_images, check_scores
 from tapernet.data import ImageData
-from tapernet.errors import ConfigError, DataError, FileError
+from tapernet.errors import ConfigError, FileError
 from tapernet.files import read_json, write_json, write_text
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.latency import latencies
@@ -152,12 +153,13 @@ def evaluate(
         batch_size: images run at once for the accuracy.
 
     Raises:
-        DataError: the images do not have the network's shape, or the labels are more than its outputs.
-        ConfigError: a bad budget.
+        DataError: no ImageData; images of another shape than the network's; fewer outputs than classes; scores that are
+            not numbers.
+        ConfigError: a bad budget; no network, or one that does not run on the images.
     """
     where = measured_budgets(net, budgets)
-    if isinstance(net, TaperedNet) and data.shape != net.input_shape:
-        raise DataError(f"the images have shape {data.shape}, but the network takes {net.input_shape}")
+    check_images("data", data)
+    check_scores(net, data, spare=True)
     images = data.as_float()
     found = accuracies(net, images, data.labels, where, batch_size)
     times = latencies(net, images[:1], where) if latency else [None] * len(where)

@@ -149,6 +149,12 @@ class TaperedNet(nn.Module):
         """The batch-norm layers, which need statistics for every budget; `tapernet.calibrate` measures them."""
         return self._norms
 
+    def calibrated_budgets(self) -> list[Budget]:
+        """The budgets that have batch-norm statistics, but for those per layer that have no name."""
+        named = {_key(self._percents(name)): name for name in self.budgets}
+        keys = self._norms[0].keys() if self._norms else []
+        return [named[key] if key in named else int(key) / 100 for key in keys if key in named or key.isdigit()]
+
     @property
     def ranges(self) -> tuple[int, ...]:
         """Upper percent of each range of budgets that has a profile of its own; (100,) for a single profile."""

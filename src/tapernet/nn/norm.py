@@ -4,6 +4,7 @@ None of them applies a profile: a normalisation would divide it out again. A nor
 a group norm of one group) is over the kept ones; a group norm of several groups keeps whole groups.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -33,9 +34,12 @@ class PrefixBatchNorm(_PerChannel):
     """Batch-norm with running statistics for each budget, because a channel's mean and variance differ between them.
 
     Statistics are the buffers ``running_mean_<key>`` and ``running_var_<key>``, where the key is the percent of a
-    budget, or a digest of a budget per layer. Training normalises with the batch alone and drops every stored
-    statistic, since the weights that they belong to move; `tapernet.calibrate` measures them. In eval mode a budget
-    without statistics is a ConfigError.
+    budget, or a digest of a budget per layer. Training normalises with the batch alone; where gradients flow it drops
+    every stored statistic with a warning, since the weights that they belong to are about to move, and
+    `tapernet.calibrate` measures them. In eval mode a budget without statistics is a ConfigError.
+
+    Attributes:
+        trained: budgets that were trained since the last calibration, by key, in words.
 
     Shapes: (batch, kept channels, ...) to the same.
     """
@@ -45,6 +49,7 @@ class PrefixBatchNorm(_PerChannel):
     key: str
     label: str
     counts: dict[str, int]
+    trained: dict[str, str]
     calibrating: bool
 
     @classmethod
@@ -52,6 +57,7 @@ class PrefixBatchNorm(_PerChannel):
         """The prefix layer with `layer`'s statistics as those of budget 1.0; forget them where a profile weighs."""
         prefix = super().of(layer, inputs, outputs)
         prefix.key, prefix.label, prefix.counts, prefix.calibrating = "100", "1.0", {}, False
+        prefix.trained = {}
         before, prefix._buffers = layer._buffers, {}
         if prefix.track_running_stats:
             for name in _STATISTICS:
@@ -94,7 +100,8 @@ class PrefixBatchNorm(_PerChannel):
         self._check_input_dim(x)  # type: ignore[operator]
         weight, bias = self.part("weight"), self.part("bias")
         if self.training or not self.track_running_stats:
-            self.forget()
+            if self.track_running_stats and torch.is_grad_enabled():
+                self._outdate()
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
         if self.calibrating:
             # A momentum of 1 / count is torch's cumulative average (momentum=None).
@@ -102,10 +109,22 @@ class PrefixBatchNorm(_PerChannel):
             return F.batch_norm(x, *self.statistics(), weight, bias, True, 1 / count, self.eps)
         return F.batch_norm(x, *self.statistics(), weight, bias, False, 0.0, self.eps)
 
+    def _outdate(self) -> None:
+        """Drops all statistics, and says so; remembers which budget is trained."""
+        if self.keys():
+            warnings.warn(
+                "training drops the batch-norm statistics that were measured for budgets: calibrate(...) measures them "
+                "anew. To run the network without training it, call net.eval() first",
+                RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
+            self.forget()
+        self.trained[self.key] = self.label
+
     def _one_more(self, x: Tensor) -> int:
         """Counts a batch of the budget of the moment; the first one makes the buffers."""
         count = self.counts[self.key] = self.counts.get(self.key, 0) + 1
         if count == 1:
+            self.trained.pop(self.key, None)
             like = self.weight if isinstance(self.weight, Tensor) else x
             for name in _STATISTICS:
                 zeros = torch.zeros(self.outputs.kept, dtype=like.dtype, device=x.device)
@@ -138,7 +157,7 @@ class PrefixBatchNorm(_PerChannel):
         """The torch layer with the statistics of the budget of the moment."""
         layer = super().extracted()
         layer._buffers = dict.fromkeys([*_STATISTICS, "num_batches_tracked"])
-        for name in ("key", "label", "counts", "calibrating"):
+        for name in ("key", "label", "counts", "trained", "calibrating"):
             del layer.__dict__[name]
         if self.track_running_stats:
             for name, tensor in zip(_STATISTICS, self.statistics(), strict=True):

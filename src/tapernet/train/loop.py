@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tapernet.budget import TEN_BUDGETS
+from tapernet.checks import check_images, check_scores
 from tapernet.convert.calibrate import calibrate, few_batches, measuring
 from tapernet.data import ImageData, augment, batches
 from tapernet.data.augment import shrink
@@ -23,7 +25,7 @@ from tapernet.files import check_writable
 from tapernet.measure.accuracy import accuracies
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.narrow import narrowed
-from tapernet.nn.net import TaperedNet
+from tapernet.nn.net import Budget, TaperedNet
 from tapernet.train.augmented import AugmentedViews
 from tapernet.train.checkpoint import RunState, load_checkpoint, save_checkpoint
 from tapernet.train.digest import chosen, digest, stops
@@ -67,7 +69,10 @@ def fit(
     teacher: nn.Module | None = None,
     answers: str | Path | None = None,
 ) -> History:
-    """Trains `net` in place by a recipe.
+    """Trains `net` in place by a recipe, and leaves it in eval mode.
+
+    Batch-norm statistics are measured at the end for ten budgets, those that the recipe trained, and those that had
+    statistics before, but for budgets per layer without a name.
 
     Args:
         net: a `TaperedNet`; or any module, for recipes that run budget 1.0 alone.
@@ -130,34 +135,38 @@ def _make_fabric(precision: str) -> Fabric:
 
 
 def _check_data(net: nn.Module, train: ImageData, val: ImageData, settings: Settings) -> None:
-    for name, data in (("training", train), ("validation", val)):
-        if isinstance(net, TaperedNet) and data.shape != net.input_shape:
-            raise DataError(f"{name} images have shape {data.shape}, but the network takes {net.input_shape}")
+    for name, data in (("train", train), ("val", val)):
+        check_images(name, data)
+        check_scores(net, data)
     if train.shape != val.shape or train.classes != val.classes:
         raise DataError("training and validation data differ in image shape or classes")
-    # A network that was never calibrated has no batch-norm statistics yet; two images give it some for the moment.
-    with measuring(net) if isinstance(net, TaperedNet) else eval_mode(net), torch.no_grad():
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ConfigError("no parameter of the network learns: requires_grad is off for all of them")
+    if settings.sides:
         images = train.as_float()[:2].to(next(net.parameters()).device)
-        scores = net(images)
-        for _, pixels in settings.sides:
-            _check_side(net, images, pixels)
-    _check_scores("the network", scores, train)
-
-
-def _check_scores(whose: str, scores: Tensor, data: ImageData) -> None:
-    if scores.ndim != 2 or scores.shape[1] != data.classes:
-        raise DataError(
-            f"{whose} gives scores of shape {tuple(scores.shape[1:])} for an image, "
-            f"but the data set has {data.classes} classes"
-        )
+        with measuring(net) if isinstance(net, TaperedNet) else eval_mode(net), torch.no_grad():
+            for _, pixels in settings.sides:
+                _check_side(net, images, pixels)
 
 
 def _check_teacher(teacher: nn.Module, net: nn.Module, train: ImageData) -> None:
     if teacher is net:
         raise ConfigError("the teacher is the network itself: give a copy, which training does not change")
-    with eval_mode(teacher), torch.no_grad():
-        scores = teacher(train.as_float()[:2].to(next(teacher.parameters()).device))
-    _check_scores("the teacher", scores, train)
+    check_scores(teacher, train, "the teacher")
+
+
+def _least_batch(net: nn.Module, images: int, batch_size: int, processes: int) -> int:
+    """Images that every batch needs: two in each process where batch-norm takes the variance over the batch.
+
+    Raises:
+        ConfigError: the batches or the data set have fewer.
+    """
+    least = 2 * processes if any(isinstance(m, _BatchNorm) for m in net.modules()) else 1
+    for what, count in (("batch_size is", batch_size), ("the images to train on are", images)):
+        if count < least:
+            raise ConfigError(f"{what} {count}, but batch-norm needs two images in a batch, in each of {processes} "
+                              f"processes: {least} at least")  # fmt: skip
+    return least
 
 
 def _check_side(net: nn.Module, images: Tensor, pixels: int) -> None:
@@ -181,7 +190,9 @@ class _Run:
             # A convolution takes the layout of its weight, whatever that of the images.
             for module in (net, self.teacher) if self.teacher else (net,):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.least = _least_batch(net, len(train), settings.batch_size, fabric.world_size)
         # Batch-norm statistics are measured when they are needed and dropped again: checkpoints hold weights alone.
+        self.measured: list[Budget] = [*TEN_BUDGETS, *(net.calibrated_budgets() if isinstance(net, TaperedNet) else ())]
         self._forget_statistics()
         self.images, self.labels, self.black = train.as_float(), train.labels, train.black
         self.views = AugmentedViews(train, settings, self.teacher, answers, fabric.autocast) if settings.views else None
@@ -203,11 +214,12 @@ class _Run:
         # Closed even after an error, so that a recipe takes back what it did to the network for a stage.
         with closing(self.recipe.stages(self.net, self.settings.seed)) as stages:
             self._run(stages, report)
-        self._calibrate(TEN_BUDGETS)
+        self._calibrate(dict.fromkeys(self.measured))
+        self.net.eval()
 
     def _run(self, stages: Stages, report: Report) -> None:
         path = None if self.folder is None else self.folder / CHECKPOINT
-        stage = _next(stages, None)
+        stage = self._next(stages, None)
         # These are the network's own tensors, and with the recipe begun all that learn: while a stage works on narrowed
         # views of them, they stay up to date.
         self.whole = self.net.state_dict()
@@ -217,7 +229,7 @@ class _Run:
             _copy(resumed.part("net"), self.whole)
             report.replay(self.state.history)
         for epochs in self.state.finished:
-            stage = _next(stages, epochs)
+            stage = self._next(stages, epochs)
         while stage is not None and not self.state.done:
             if not resumed:
                 self.state.stopper, self.state.epoch = EarlyStopping(stage.patience), 0
@@ -233,12 +245,21 @@ class _Run:
                     _copy(self.best, self.net.state_dict())
                 self.best = {}
             self.state.finished.append(self.state.epoch)
-            stage = _next(stages, self.state.epoch)
+            stage = self._next(stages, self.state.epoch)
             self.state.done = stage is None
             self.state.epoch, self.state.stopper = 0, EarlyStopping(stage.patience if stage else None)
             self._save(path, [])
 
-    def _calibrate(self, budgets: Iterable[float]) -> None:
+    def _next(self, stages: Any, epochs: int | None) -> Stage | None:
+        """The stage after one that took so many epochs, its budgets noted; None if none is left."""
+        try:
+            stage: Stage = stages.send(epochs)
+        except StopIteration:
+            return None
+        self.measured += stage.objective.budgets
+        return stage
+
+    def _calibrate(self, budgets: Iterable[Budget]) -> None:
         """Measures batch-norm statistics on the first training images, the same ones in every process."""
         if isinstance(self.net, TaperedNet):
             images = few_batches(self.images, CALIBRATION_IMAGES, self.settings.batch_size)
@@ -282,12 +303,13 @@ class _Run:
         torch.manual_seed(seed + rank)
         self.net.train()
         total, seen = torch.zeros((), device=self.fabric.device), 0
-        steps = -(-len(self.labels) // settings.batch_size)
+        parts = batches(len(self.labels), settings.batch_size, shared, self.least)
+        steps = len(parts)
         side = settings.side_at(state.epoch)
         whole, changes, scores = self.images, settings.augment, None
         if self.views:
             (whole, scores), changes = self.views.at(state.epoch), ()
-        for done, indices in enumerate(batches(len(self.labels), settings.batch_size, shared)):
+        for done, indices in enumerate(parts):
             lr = settings.lr_at(state.epoch + done / steps, stage.max_epochs)
             for group in optimizers[0].param_groups:
                 group["lr"] = lr
@@ -302,7 +324,7 @@ class _Run:
             for optimizer in optimizers:
                 optimizer.zero_grad()
             self.fabric.backward(value)
-            turn = done % len(optimizers)
+            turn = (state.epoch * steps + done) % len(optimizers)  # going on from epoch to epoch
             optimizers[turn].step()
             if turn == 1:
                 assert isinstance(self.net, TaperedNet)
@@ -339,15 +361,6 @@ class _Run:
         if path is not None and self.fabric.is_global_zero:
             save_checkpoint(path, *self.identity, self.state, self.whole, self.best, optimizers)
         self.fabric.barrier()
-
-
-def _next(stages: Any, epochs: int | None) -> Stage | None:
-    """Sends the epochs that the last stage took; None when no stage is left."""
-    try:
-        stage: Stage = stages.send(epochs)
-    except StopIteration:
-        return None
-    return stage
 
 
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:

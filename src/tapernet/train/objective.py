@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapernet.budget import check_budgets, to_percent
+from tapernet.checks import check_number
 from tapernet.errors import ConfigError
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import at
@@ -53,10 +54,8 @@ class Penalty:
     weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if not self.factor >= 0:
-            raise ConfigError(f"the factor of the MAC penalty is not negative, but is {self.factor!r}")
-        if not self.temperature > 0:
-            raise ConfigError(f"the temperature of the MAC penalty is positive, not {self.temperature!r}")
+        check_number("the factor of the MAC penalty", self.factor, 0)
+        check_number("the temperature of the MAC penalty", self.temperature, 0, above=True)
         weights = None if self.weights is None else self.weights.values()
         if weights is not None and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
             raise ConfigError(f"the weights of the MAC penalty are finite, not negative and not all zero, "
@@ -89,10 +88,8 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_budgets(self.weights)
-        if not 0 < self.taught_temperature < math.inf:
-            raise ConfigError(f"taught_temperature is positive, not {self.taught_temperature!r}")
-        if not 0 <= self.taught <= 1:
-            raise ConfigError(f"the share that is taught is in [0, 1], but is {self.taught!r}")
+        check_number("taught_temperature", self.taught_temperature, 0, above=True)
+        check_number("taught", self.taught, 0, 1)
 
     @property
     def budgets(self) -> tuple[float, ...]:

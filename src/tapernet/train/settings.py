@@ -7,6 +7,7 @@ from math import cos, pi
 import torch
 from torch import nn
 
+from tapernet.checks import check_number
 from tapernet.errors import ConfigError
 from tapernet.profile import PROFILE_ORDERS
 from tapernet.registry import unknown
@@ -65,17 +66,15 @@ class Settings:
         ):
             if name not in valid:
                 raise ConfigError(unknown(kind, name, valid))
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ConfigError(f"batch_size is a whole number from 1, not {self.batch_size!r}")
-        if self.views is not None and (not isinstance(self.views, int) or self.views < 1):
-            raise ConfigError(f"views is a whole number from 1, or null for new ones, not {self.views!r}")
+        check_number("batch_size", self.batch_size, 1, whole=True)
+        check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
+        if self.views is not None:
+            check_number("views", self.views, 1, whole=True)
         for field in ("lr", "profile_lr"):
-            if not getattr(self, field) > 0:
-                raise ConfigError(f"{field} is above 0, not {getattr(self, field)!r}")
-        for field in ("warmup", "momentum", "weight_decay"):
-            if not getattr(self, field) >= 0:
-                raise ConfigError(f"{field} is not negative, but is {getattr(self, field)!r}")
-
+            check_number(field, getattr(self, field), 0, above=True)
+        for field in ("warmup", "weight_decay"):
+            check_number(field, getattr(self, field), 0)
+        check_number("momentum", self.momentum, 0, 1)
         if any(min(pair) < 1 for pair in self.sides):
             raise ConfigError(f"sides are pairs of epochs and pixels, both at least 1, not {self.sides!r}")
 

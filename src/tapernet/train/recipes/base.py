@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tapernet.errors import ConfigError
+from tapernet.checks import check_number
 from tapernet.train.objective import Objective
 
 
@@ -30,8 +30,7 @@ class Stage:
     frozen: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_epochs < 1:
-            raise ConfigError(f"{self.task}: at least one epoch, not {self.max_epochs}")
+        check_epochs(f"{self.task}: max_epochs", self.max_epochs)
 
 
 Stages = Generator[Stage, int, None]
@@ -49,6 +48,12 @@ class Recipe(ABC):
 
         It must depend on its arguments and on what it is sent alone: a resumed run replays it.
         """
+
+
+def check_epochs(name: str, epochs: object, *, optional: bool = False) -> None:
+    """Raises ConfigError unless `epochs` is a whole number from 1, or None where that is valid."""
+    if not (optional and epochs is None):
+        check_number(name, epochs, 1, whole=True)
 
 
 def percents(budgets: tuple[float, ...]) -> str:

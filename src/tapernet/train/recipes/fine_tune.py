@@ -1,17 +1,18 @@
 """Training with one fixed objective."""
 
-import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import nn
 
+from tapernet.budget import check_budgets
+from tapernet.checks import check_number
 from tapernet.errors import ConfigError
 from tapernet.nn.learning import learning_thresholds
 from tapernet.nn.terminating import terminating_layers
 from tapernet.train.objective import Objective, Penalty
-from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
+from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,17 @@ class FineTune(Recipe):
     threshold_scale: float = 0.0
 
     def __post_init__(self) -> None:
+        check_budgets(self.budgets)
+        check_epochs("epochs", self.epochs)
+        check_epochs("patience", self.patience, optional=True)
+        for field in ("mac_penalty", "threshold_scale"):
+            check_number(field, getattr(self, field), 0)
+        for weight in self.weights or ():
+            check_number("a weight", weight, 0)
         if self.weights is not None and (len(self.weights) != len(self.budgets) or min(self.weights) < 0):
             raise ConfigError(f"weights are {len(self.budgets)} numbers, not negative: {self.weights}")
         if self.penalty_weights is not None:  # in one order, since a checkpoint knows them as text
             object.__setattr__(self, "penalty_weights", dict(sorted(self.penalty_weights.items())))
-        if not 0 <= self.threshold_scale < math.inf:
-            raise ConfigError(f"threshold_scale is finite and not negative, but is {self.threshold_scale!r}")
         self._objective({1.0: 1.0})  # tells now what it would not take later
 
     def stages(self, net: nn.Module, seed: int) -> Stages:

@@ -6,7 +6,7 @@ from torch import nn
 
 from tapernet.budget import to_percent
 from tapernet.train.objective import Objective
-from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
+from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class IDP(Recipe):
 
     def __post_init__(self) -> None:
         to_percent(self.budget)
+        check_epochs("max_epochs", self.max_epochs)
+        check_epochs("patience", self.patience, optional=True)
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage."""

@@ -7,7 +7,7 @@ from torch import nn
 from tapernet.errors import ConfigError
 from tapernet.nn.net import TaperedNet
 from tapernet.train.objective import Objective
-from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
+from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class MPIDP(Recipe):
 
     max_epochs: int = 100
     patience: int | None = 4
+
+    def __post_init__(self) -> None:
+        check_epochs("max_epochs", self.max_epochs)
+        check_epochs("patience", self.patience, optional=True)
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage for each range; raises ConfigError for a network with a single profile."""

@@ -9,7 +9,7 @@ from torch import nn
 from tapernet.budget import check_budgets
 from tapernet.errors import ConfigError
 from tapernet.train.objective import Objective
-from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
+from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
 from tapernet.train.recipes.tesla import check_alpha
 
 
@@ -38,8 +38,9 @@ class RTESLA(Recipe):
     def __post_init__(self) -> None:
         check_budgets(self.budgets)
         check_alpha(self.alpha)
-        if self.task_epochs is not None and self.task_epochs < 1:
-            raise ConfigError(f"task_epochs is at least 1, not {self.task_epochs!r}")
+        check_epochs("max_epochs", self.max_epochs)
+        check_epochs("patience", self.patience)
+        check_epochs("task_epochs", self.task_epochs, optional=True)
         shares = self.probabilities
         if shares is None:
             return

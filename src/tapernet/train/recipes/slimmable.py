@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from tapernet.budget import TEN_BUDGETS, check_budgets
+from tapernet.checks import check_number
 from tapernet.errors import ConfigError
 from tapernet.train.objective import Sandwich
-from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
+from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Slimmable(Recipe):
         check_budgets(self.budgets)
         if len(self.budgets) < 2:
             raise ConfigError("the sandwich rule needs at least two budgets")
-        if not self.largest_weight > 0:
-            raise ConfigError(f"largest_weight is above 0, not {self.largest_weight!r}")
+        check_number("largest_weight", self.largest_weight, 0, above=True)
+        check_number("extra", self.extra, 0, len(self.budgets) - 2, whole=True)
+        check_epochs("epochs", self.epochs)
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage."""

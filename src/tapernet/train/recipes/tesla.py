@@ -7,12 +7,12 @@ from torch import nn
 from tapernet.budget import check_budgets
 from tapernet.errors import ConfigError
 from tapernet.train.objective import Objective
-from tapernet.train.recipes.base import Recipe, Stage, Stages, percents
+from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
 
 
 def check_alpha(alpha: float) -> None:
     """Raises ConfigError unless 0 < alpha < 1."""
-    if not 0 < alpha < 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
         raise ConfigError(f"the aggregation coefficient alpha lies between 0 and 1, not {alpha!r}")
 
 
@@ -37,6 +37,8 @@ class TESLA(Recipe):
     def __post_init__(self) -> None:
         check_budgets(self.budgets)
         check_alpha(self.alpha)
+        check_epochs("max_epochs", self.max_epochs)
+        check_epochs("patience", self.patience)
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage for each budget, largest first."""
