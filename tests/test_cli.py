@@ -1,7 +1,11 @@
 """The command line as a user meets it, in one process for speed."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,6 +13,7 @@ import yaml
 import tapernet
 from tapernet.cli import main
 from tapernet.train.recipes import TESLA, FineTune, Recipe, Slimmable
+from tapernet.zoo.trained import WEIGHTS
 
 EXPERIMENTS = str(Path(__file__).parents[1] / "experiments")
 QUICK = ["train", "--recipe", "TESLA", "--recipe.budgets", "[1.0,0.5]", "--recipe.max_epochs", "2"]
@@ -121,3 +126,38 @@ def test_a_misspelt_key_of_a_config_file_is_named(
     assert main(["train", "--config", str(tmp_path / "train.yaml")]) == 2
     said = capsys.readouterr().err
     assert any(word in said for word in ("'settings.lrr'", "'TELSA'", "'profil'"))
+
+
+def test_the_network_is_not_written_over(refused: Callable[[Sequence[str]], str], tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes((WEIGHTS / "mlp-digits.safetensors").read_bytes())
+    before = (tmp_path / "net.safetensors").read_bytes()
+    for command in ("extract", "search", "cascade", "terminate", "evaluate"):
+        said = refused([command, "--net", "net.safetensors", "--output", "./net.safetensors"])
+        assert "it would be lost" in said
+    assert (tmp_path / "net.safetensors").read_bytes() == before
+
+
+def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "tapernet.cli", *arguments], check=False, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_a_reader_that_has_gone_a_closed_output_and_a_full_one() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = run_command("zoo", stdout=writer)
+    os.close(writer)
+    assert (gone.returncode, gone.stderr) == (1, b"")
+    with open("/dev/full", "wb") as full:
+        found = run_command("zoo", stdout=full)
+    assert found.returncode == 2
+    assert found.stderr.strip() == b"tapernet: error: the output cannot be written: no space left on device"
+    closed = subprocess.run(f"{sys.executable} -m tapernet.cli zoo >&-", shell=True, check=False, capture_output=True)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_options_that_are_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.yaml").write_bytes("profile: linéar".encode("latin-1"))
+    assert main(["train", "--config", str(tmp_path / "train.yaml")]) == 2
+    assert "UTF-8" in capsys.readouterr().err.upper().replace("UTF8", "UTF-8")

@@ -7,10 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tapernet.errors import ConfigError, FileError
-from tapernet.files import check_writable, read_json, read_tensors, write_atomically, write_json, write_tensors
+from tapernet.files import (
+    check_writable,
+    locked,
+    read_json,
+    read_tensors,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 
 HEADER = {"kind": "thing", "version": 1}
 
@@ -142,3 +152,107 @@ def test_an_ending_of_a_file_beside_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.json").mkdir()
     with pytest.raises(FileError, match=r"net.json: it is a folder"):
         check_writable(tmp_path / "net.safetensors", beside=(".json",))
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write_and_what_is_under_way_stays(tmp_path: Path) -> None:
+    left, other = tmp_path / ".a.json.xyz.part", tmp_path / ".b.json.xyz.part"
+    left.write_text("half")
+    other.write_text("half")
+
+    def write(part: Path) -> None:
+        write_json(tmp_path / "a.json", {"by": "another"})  # which must not take this one's part for a dead one's
+        assert part.exists()
+        part.write_text("1")
+
+    write_atomically(tmp_path / "a.json", write)
+    assert read_json(tmp_path / "a.json") == 1
+    assert sorted(os.listdir(tmp_path)) == [".b.json.xyz.part", "a.json"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device", "read-only", "nul", "long", ".", "/"])
+def test_places_that_hold_no_file_to_replace_are_refused(kind: str, tmp_path: Path) -> None:
+    path: Path | str = tmp_path / "out"
+    if kind == "folder":
+        (tmp_path / "out").mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "read-only":
+        (tmp_path / "out").write_text("kept")
+        (tmp_path / "out").chmod(0o444)
+    else:
+        path = {"device": "/dev/null", "nul": "a\0b", "long": str(tmp_path / ("x" * 300))}.get(kind, kind)
+    for call in (lambda: check_writable(path), lambda: write_json(path, {})):
+        with pytest.raises(FileError, match="cannot write"):
+            call()
+    assert not list(tmp_path.glob(".*"))
+    if kind == "read-only":
+        assert Path(path).read_text() == "kept"
+
+
+def test_links_are_followed_and_modes_kept(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    real.write_text("{}")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    write_json(link, {"new": 1})
+    assert link.is_symlink()
+    assert read_json(real) == {"new": 1}
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+def test_an_input_is_no_output(tmp_path: Path) -> None:
+    net, link = tmp_path / "net.json", tmp_path / "link.json"
+    write_json(net, {})
+    link.symlink_to(net)
+    for output in (net, link, tmp_path / "." / "net.json", tmp_path / "net.safetensors"):
+        with pytest.raises(ConfigError, match="it would be lost"):
+            check_writable(output, beside=() if output.suffix == ".json" else (".json",), inputs=(net,))
+    check_writable(tmp_path / "other", inputs=(net, "mlp-digits"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tapernet.files import locked
+with locked(Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(ConfigError, match="another run works in"), locked(tmp_path):
+        pass
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    with locked(tmp_path):  # of a process that was killed nothing is left
+        pass
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_file_with_any_byte_changed_is_refused_or_the_same(data: st.DataObject, tmp_path: Path) -> None:
+    path, tensors = tmp_path / "a", {"w": torch.arange(6.0).view(2, 3), "n": torch.tensor([1, 2])}
+    write_tensors(path, tensors, HEADER | {"note": "é", "list": [1.5, None]})
+    raw = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(raw)
+    try:
+        found, header = read_tensors(path, kind="thing", version=1)
+    except FileError:
+        return
+    assert {key: header[key] for key in HEADER} == HEADER
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"kind": "thing", "version": Infinity}', '{"kind": "thing", "version": ' + "9" * 5000 + "}", "[]",
+     '{"kind": "thing", "version": 1.0}', '{"kind": "thing"}', "null"],
+)  # fmt: skip
+def test_headers_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "a", metadata={"tapernet": text})
+    with pytest.raises(FileError, match="not written by tapernet"):
+        read_tensors(tmp_path / "a", kind="thing", version=1)
+    (tmp_path / "b").write_text("[" * 100_000)
+    with pytest.raises(FileError, match="cannot read"):
+        read_json(tmp_path / "b")

@@ -79,3 +79,15 @@ def test_isotonic_is_the_nearest_of_all_non_increasing_sequences(values: list[fl
 
 def test_the_cumulative_minimum_is_the_papers() -> None:
     assert PROFILE_ORDERS["cumulative-minimum"](torch.tensor([1.0, 0.5, 0.75, 0.25])).tolist() == [1, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1.0, float("nan"), 0.5], [1.0, -0.1, -0.2], [0.5, 0.7, 0.7], [0.0, 0.0, 0.0], [1.0, 0.5], [1.0, None, 0.5]],
+)
+def test_a_registered_profile_is_checked_as_numbers_are(values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PROFILES, "_entries", {**PROFILES._entries, "mine": lambda n: values})
+    with pytest.raises(ConfigError, match="profile"):
+        coefficients("mine", 3)
+    with pytest.raises(ConfigError, match="profile"):
+        coefficients(values, 3)

@@ -1,4 +1,7 @@
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from tapernet import (
     FineTune,
     ImageData,
     InputSpec,
+    calibrate,
     fit,
     load,
     place_checks,
@@ -22,7 +26,7 @@ from tapernet.errors import ConfigError, FileError
 from tapernet.files import read_tensors, write_tensors
 from tapernet.nn.learning import learning_thresholds
 from tapernet.nn.terminating import terminating_layers
-from tapernet.saving import KIND, load_with_spec
+from tapernet.saving import KIND, VERSION, load_with_spec
 from tapernet.zoo.trained import WEIGHTS
 
 X = torch.randn(3, 1, 4, 4)
@@ -138,7 +142,7 @@ def test_a_network_of_the_users_is_loaded_into_their_model(plain: nn.Module, tmp
 
 def test_another_model_is_refused(plain: nn.Module, tmp_path: Path) -> None:
     save(taper(plain, X[:1]), tmp_path / "net")
-    with pytest.raises(FileError, match="does not fit together"):
+    with pytest.raises(FileError, match="does not hold a network that fits together"):
         load(tmp_path / "net", nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3)))
 
 
@@ -193,3 +197,69 @@ def test_a_pruned_network_is_read_without_gradients(mode: type[torch.no_grad], t
     save(net, tmp_path / "net")
     with mode():
         assert torch.equal(load(tmp_path / "net")(IMAGES), net(IMAGES))
+
+
+class Versioned(nn.Module):
+    """Reads the version of its state, as some of torchvision's do."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.conv(x)))
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local_metadata: Any, *arguments: Any) -> None:
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version {local_metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, local_metadata, *arguments)
+
+
+def test_the_versions_of_modules_are_kept(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    net = taper(Versioned(), x, profile="all-one").eval()
+    save(net, tmp_path / "net")
+    loaded = load(tmp_path / "net", Versioned())
+    assert torch.equal(loaded(x), net(x))
+
+
+def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> None:
+    """The file with other content and a digest that fits, as of an old file, or of somebody's."""
+    tensors, header = read_tensors(path, kind=KIND, version=VERSION)
+    change(tensors, header)
+    write_tensors(path, tensors, header)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, h: t.update({"model.0.weight": t["model.0.weight"].long()}), "model.0.weight is of torch.int64"),
+        (lambda t, h: t.update({"model.1.running_mean_50": torch.zeros(7)}), "running_mean_50 has shape"),
+        (lambda t, h: t.update({"model.1.running_var_100": torch.zeros(2, 4)}), "running_var_100 has shape"),
+        (lambda t, h: t.pop("model.0.bias"), "model.0.bias"),
+        (lambda t, h: h.update(spec=[1]), "spec is dict or null, not"),
+        (lambda t, h: h["spec"].update(mean=["x"]), "mean holds finite numbers"),
+        (lambda t, h: h["spec"].update(std=[float("nan")]), "std holds finite numbers"),
+        (lambda t, h: h["spec"].update(class_names=[1, 2]), "class_names holds names"),
+        (lambda t, h: h["spec"].pop("data"), "data is str or null"),
+        (lambda t, h: h.update(input_shape="abc"), "does not hold a network"),
+        (lambda t, h: h.update(input_shape=[10**30, 1, 1]), "does not hold a network"),
+        (lambda t, h: h.update(taper=[]), "does not hold a network"),
+        (lambda t, h: h["taper"].update(profile=3), "does not hold a network"),
+        (lambda t, h: h.update(versions=7), "does not hold a network"),
+        (lambda t, h: h.pop("taper"), "it lacks 'taper'"),
+    ],
+)
+def test_fields_that_are_wrong_are_named(change: Any, message: str, tmp_path: Path) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 3))
+
+    x = torch.zeros(2, 1, 4, 4)
+    net = taper(model(), x, profile="all-one")
+    calibrate(net, [torch.randn(9, 1, 4, 4)], [0.5, 1.0])
+    save(net, tmp_path / "net", InputSpec((0.5,), (1.0,), ("a", "b", "c")))
+    rewritten(tmp_path / "net", change)
+    with pytest.raises(FileError, match=re.escape(message)):
+        load(tmp_path / "net", model())

@@ -62,14 +62,15 @@ def coefficients(profile: ProfileSpec, n: int) -> Tensor:
         n: the layer's channel count.
 
     Raises:
-        ConfigError: an unknown name; numbers of another length, that increase, are negative or not finite.
+        ConfigError: an unknown name; numbers, given or by a registered function, of another length, that increase, are
+            negative, not finite or all zero.
     """
     if isinstance(profile, str):
         if profile == TRAINABLE:
             return torch.ones(n)
         if profile not in PROFILES:
             raise ConfigError(unknown("profile", profile, profile_names()))
-        return torch.tensor(PROFILES[profile](n), dtype=torch.float32)
+        profile = PROFILES[profile](n)
     try:
         values = [float(v) for v in profile]
     except (TypeError, ValueError) as error:
@@ -78,6 +79,8 @@ def coefficients(profile: ProfileSpec, n: int) -> Tensor:
         raise ConfigError(f"a profile for {n} channels has {n} coefficients, not {len(values)}")
     if not all(math.isfinite(v) and v >= 0 for v in values):
         raise ConfigError("profile coefficients are finite and not negative")
+    if not any(values):
+        raise ConfigError("profile coefficients are not all zero")
     rise = next((i for i, (a, b) in enumerate(pairwise(values)) if b > a), None)
     if rise is not None:
         raise ConfigError(

@@ -2,7 +2,10 @@
 
 import copy
 import inspect
+import math
 import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ from torch import Tensor, nn
 from tapernet import zoo
 from tapernet.convert.taper import taper
 from tapernet.convert.terminate import terminate
-from tapernet.errors import ConfigError, FileError, TapernetError
-from tapernet.files import read_tensors, write_tensors
+from tapernet.errors import ConfigError, FileError
+from tapernet.files import header_field, read_tensors, reading, write_tensors
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.terminating import terminating_layers
 from tapernet.prune import prune_filters
@@ -75,7 +78,10 @@ def save(net: nn.Module, path: str | Path, spec: InputSpec | None = None) -> Non
         "terminate": getattr(net, "termination", None),
         "spec": None if spec is None else asdict(spec),
     }
-    write_tensors(path, net.state_dict(), header)
+    state = net.state_dict()
+    # Only what a module says by itself: torch's own layers have version 1 or none, and read either.
+    told = {path: about.get("version") for path, about in state._metadata.items()}  # type: ignore[attr-defined]
+    write_tensors(path, state, header | {"versions": {path: v for path, v in told.items() if v is not None}})
 
 
 def _check_statistics(net: nn.Module) -> None:
@@ -113,16 +119,28 @@ def load_with_spec(path: str | Path, model: nn.Module | None = None) -> tuple[nn
         header |= {"pruned": None, "terminate": None}
     if model is None and header.get("model") is None:
         raise ConfigError(f"{path} holds a network whose model is not from the zoo: load(path, model=...)")
-    try:
+    with reading(path, "network that fits together"):
         if model is None:
             model = zoo.create(header["model"]["name"], **header["model"]["arguments"])
-        net, spec = _build(model, header, tensors), None if header["spec"] is None else _spec(header["spec"])
-        net.load_state_dict(tensors)
+        state = OrderedDict(tensors)
+        # What modules told of their own versions, which older files do not hold.
+        versions = {path: {"version": version} for path, version in header.get("versions", {}).items()}
+        state._metadata = versions  # type: ignore[attr-defined]
+        net, about = _build(model, header, state), header_field(header, "spec", dict, None)
+        _check_types(net, tensors)
+        net.load_state_dict(state)
         if isinstance(net, TaperedNet) and header.get(CASCADE) is not None:
-            net.options[CASCADE] = header[CASCADE]
-    except (TapernetError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise FileError(f"{path} does not fit together: {error}") from error
+            net.options[CASCADE] = header_field(header, CASCADE, dict)
+        spec = None if about is None else _spec(about)
     return net.eval(), spec
+
+
+def _check_types(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raises FileError for whole numbers in the place of others: torch would convert them without a word."""
+    for name, own in net.state_dict().items():
+        found = tensors.get(name)
+        if found is not None and found.is_floating_point() != own.is_floating_point():
+            raise FileError(f"{name} is of {found.dtype}, not {own.dtype}")
 
 
 def known_shape(net: nn.Module) -> list[int] | None:
@@ -166,4 +184,13 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spec(spec: dict[str, Any]) -> InputSpec:
-    return InputSpec(tuple(spec["mean"]), tuple(spec["std"]), tuple(spec["class_names"]), spec["data"])
+    numbers = {}
+    for name in ("mean", "std"):
+        values = header_field(spec, name, list)
+        if not values or not all(isinstance(v, float | int) and math.isfinite(v) for v in values):
+            raise FileError(f"{name} holds finite numbers, not {values!r}")
+        numbers[name] = tuple(float(v) for v in values)
+    names = header_field(spec, "class_names", list)
+    if not all(isinstance(name, str) for name in names):
+        raise FileError(f"class_names holds names, not {names!r}")
+    return InputSpec(**numbers, class_names=tuple(names), data=header_field(spec, "data", str, None))

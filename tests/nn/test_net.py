@@ -168,6 +168,15 @@ def test_a_net_without_a_dial_runs_whole() -> None:
         assert net.budget == 0.5
 
 
+@pytest.mark.parametrize("bad", [nn.ReLU(), None, torch.tensor(0.5), [0.5], 0, 2, float("nan"), True, {"fc": "x"}])
+def test_what_is_no_budget_is_refused_and_the_old_one_stays(bad: object) -> None:
+    net = taper(nn.Sequential(nn.Linear(4, 20), nn.Linear(20, 3)), torch.zeros(1, 4))
+    net.budget = 0.3
+    with pytest.raises(ConfigError, match="budget"):
+        net.budget = bad  # type: ignore[assignment]
+    assert net.budget == 0.3
+
+
 @pytest.mark.parametrize("order", ["cumulative-minimum", "isotonic"])
 def test_a_trainable_profile_has_a_floor(order: str) -> None:
     net = taper(nn.Sequential(nn.Linear(4, 20), nn.Linear(20, 3)), torch.zeros(1, 4), profile="trainable")

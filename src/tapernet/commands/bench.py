@@ -56,7 +56,7 @@ def bench(
     if output is not None:
         if Path(output).suffix != ".json":
             raise ConfigError(f"the result is a .json file, which {output} is not")
-        check_writable(output, beside=(".png",))
+        check_writable(output, beside=(".png",), inputs=(net,))
     network, spec = _network(net)
     test, calibration = None, None
     if data is not None or any(layer.checks for layer in terminating_layers(network).values()):

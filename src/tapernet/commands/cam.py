@@ -36,7 +36,7 @@ def cam(
         true_class: show the map of the true class in place of the predicted one.
         output: the picture.
     """
-    check_writable(output)
+    check_writable(output, inputs=(net, *(images or ())))
     check_ending(output)
     network, spec = open_net(net)
     drawn = chosen_images(net, network, spec, data, images, labels, test_images)

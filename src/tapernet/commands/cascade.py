@@ -34,7 +34,7 @@ def cascade(
         output: file of the network with its cascade; what was measured on the test images goes beside it as .json.
     """
     path = Path(output)
-    check_writable(path, beside=(".json",))
+    check_writable(path, beside=(".json",), inputs=(net,))
     network, spec = open_dial(net)
     splits = open_images(net, spec, data)
     val = splits.train.split(validation, seed=seed)[1]

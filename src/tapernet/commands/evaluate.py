@@ -29,7 +29,7 @@ def evaluate(
         output: also write the curve to this .json, .csv or picture.
     """
     if output is not None:
-        check_writable(output)
+        check_writable(output, inputs=(net,))
         check_ending(output, POINTS)
     network, spec = open_net(net)
     splits = open_images(net, spec, data)

@@ -28,7 +28,7 @@ def extract(net: str = "mlp-digits", budget: float | str = 0.5, output: str = "s
     network, spec = open_dial(net)
     with network.at(budget):  # a bad budget is told before anything is written
         pass
-    check_writable(output)
+    check_writable(output, inputs=(net,))
     small = export(network, budget, output, {} if spec is None else {"spec": asdict(spec)})
     table = Table(title=f"{Path(net).stem} at budget {budget_name(budget)}")
     for heading in ("", "MACs", "parameters", "kilobytes", "file"):

@@ -31,7 +31,7 @@ def maps(
         budget: of a network with a dial.
         output: the picture.
     """
-    check_writable(output)
+    check_writable(output, inputs=(net, *(images or ())))
     check_ending(output)
     network, spec = open_net(net)
     drawn = chosen_images(net, network, spec, data, images, None, test_images)

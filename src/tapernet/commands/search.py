@@ -43,7 +43,7 @@ def search(
         seed: of the search and of the split.
         output: file of the network with the named budget.
     """
-    check_writable(output)
+    check_writable(output, inputs=(net,))
     network, spec = open_dial(net)
     splits = open_images(net, spec, data)
     train, val = splits.train.split(validation, seed=seed)

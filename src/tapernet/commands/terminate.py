@@ -83,7 +83,7 @@ def terminate(
         run_dir: folder for the placed checks, checkpoints and logs; a run that was killed goes on from there.
     """
     path = Path(output)
-    check_writable(path, beside=(".json",))
+    check_writable(path, beside=(".json",), inputs=(net,))
     if images is not None and images < 1:
         raise ConfigError(f"images is at least 1, not {images}")
     # What cannot act is told now, not after the placement.

@@ -46,7 +46,7 @@ def train(
             images of the same classes, standardised alike.
     """
     path = Path(output)
-    check_writable(path, beside=CURVE)
+    check_writable(path, beside=CURVE, inputs=() if teacher is None else (teacher,))
     recipe = recipe or TESLA()
     splits = load_data(data)
     learn, held_out = splits.train.split(validation, seed=settings.seed)

@@ -16,8 +16,8 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from tapernet.data.images import ImageData, Splits
-from tapernet.errors import DataError, FileError
-from tapernet.files import read_tensors, write_tensors
+from tapernet.errors import FileError
+from tapernet.files import read_tensors, reading, write_tensors
 
 KIND = "data set"
 VERSION = 1
@@ -61,9 +61,7 @@ def _write(path: Path, splits: Splits) -> None:
 
 def _read(path: Path, name: str) -> Splits:
     tensors, header = read_tensors(path, kind=KIND, version=VERSION)
-    try:
+    with reading(path, "data set"):
         shared = {key: tuple(header[key]) for key in ("class_names", "mean", "std")}
         parts = {p: ImageData(tensors[f"{p}.images"], tensors[f"{p}.labels"], **shared) for p in ("train", "test")}
         return Splits(**parts, name=name)
-    except (KeyError, TypeError, ValueError, DataError) as error:
-        raise FileError(f"{path} does not hold a whole data set: {error}") from error

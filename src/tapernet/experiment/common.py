@@ -237,12 +237,20 @@ def hardware() -> str:
     return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
+CODE = ("src", "csrc", "experiments", "CMakeLists.txt", "pyproject.toml", "constraints-cpu.txt")
+"""What decides a figure. Result files, which a run changes, are not among it."""
+
+
 def commit() -> str | None:
-    """The commit of the code that ran, marked if files differ from it; None outside a checkout."""
+    """The commit of the code that ran, with "-dirty" if the code differs from it; None outside a checkout."""
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, check=True, capture_output=True,
-            text=True,
-        ).stdout.strip()  # fmt: skip
+        root = _git("rev-parse", "--show-toplevel")
+        changed = _git("-C", root, "status", "--porcelain", "--", *CODE)
+        return _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()

@@ -12,8 +12,8 @@ from torch import nn
 from tapernet.budget import TEN_BUDGETS, check_budgets, shown
 from tapernet.checks import check_images, check_scores
 from tapernet.data import ImageData
-from tapernet.errors import ConfigError, FileError
-from tapernet.files import read_json, write_json, write_text
+from tapernet.errors import ConfigError
+from tapernet.files import read_json, reading, write_json, write_text
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.latency import latencies
 from tapernet.measure.macs import count_parameters, total_macs
@@ -70,10 +70,8 @@ class Curve:
     def load(path: str | Path) -> "Curve":
         """Reads what `save` wrote as .json; raises FileError if it is something else."""
         value = read_json(path)
-        try:
+        with reading(path, "curve"):
             return Curve(value["name"], tuple(Point(**p) for p in value["points"]))
-        except (KeyError, TypeError) as error:
-            raise FileError(f"{path} does not hold a curve") from error
 
     def plot(self, ax: Any = None) -> Any:
         """Draws accuracy against MACs on a matplotlib axes (a new one by default), and returns its figure."""

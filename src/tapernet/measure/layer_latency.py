@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tapernet.convert.calibrate import standing_in
 from tapernet.convert.extract import extract
-from tapernet.errors import ConfigError, FileError
-from tapernet.files import read_json, write_json
+from tapernet.errors import ConfigError
+from tapernet.files import read_json, reading, write_json
 from tapernet.measure.latency import using_threads
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.widths import layer_sides
@@ -53,11 +53,8 @@ class LatencyTable:
     def load(path: str | Path) -> "LatencyTable":
         """Reads what `save` wrote; raises FileError if it is something else."""
         value = read_json(path)
-        try:
-            layers = {name: tuple(Sample(**s) for s in samples) for name, samples in value["layers"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FileError(f"{path} does not hold a table of latencies") from error
-        return LatencyTable(layers)
+        with reading(path, "table of latencies"):
+            return LatencyTable({n: tuple(Sample(**s) for s in samples) for n, samples in value["layers"].items()})
 
 
 def measure_layers(

@@ -112,6 +112,12 @@ class Layout:
         """Features at the budget of the moment."""
         return sum(s.kept for s in self.spans)
 
+    def kept_at(self, percent: int) -> int:
+        """Features at a budget that is the same for all layers."""
+        return sum(
+            s.full if s.group is None else kept_count(s.size, percent, s.group.multiple) * s.repeat for s in self.spans
+        )
+
     @property
     def is_prefix(self) -> bool:
         """Whether the kept features are the first ones (not so after a concatenation)."""

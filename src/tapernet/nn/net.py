@@ -84,6 +84,12 @@ class TaperedNet(nn.Module):
         out: Tensor = self.model(x)
         return out
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "budget":  # past nn.Module, which would take a module for a part of the network
+            self._turn(value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def budget(self) -> Budget:
         """The budget that is computed now: a share in (0, 1], or what else was set."""

@@ -171,6 +171,11 @@ class PrefixBatchNorm(_PerChannel):
         for name, tensor in state_dict.items():
             own = name.removeprefix(prefix)
             if name.startswith(prefix) and own.startswith(tuple(f"{s}_" for s in _STATISTICS)):
+                key = own.rpartition("_")[2]
+                kept = self.outputs.kept_at(int(key)) if key.isdigit() else None
+                if tensor.dim() != 1 or (len(tensor) != kept if kept is not None else len(tensor) > self.outputs.full):
+                    arguments[-1].append(f"{name} has shape {tuple(tensor.shape)}, but {kept} channels are kept there")
+                    continue
                 self.register_buffer(own, torch.empty_like(tensor, device=self._device()))
         # Not torch's own method for batch-norm, which would look for `num_batches_tracked`.
         nn.Module._load_from_state_dict(self, state_dict, prefix, *arguments)

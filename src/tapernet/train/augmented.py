@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tapernet.data import ImageData, augment
 from tapernet.errors import FileError
-from tapernet.files import read_tensors, write_tensors
+from tapernet.files import read_tensors, reading, write_tensors
 from tapernet.nn.mode import eval_mode
 from tapernet.train.digest import digest
 from tapernet.train.settings import Settings
@@ -82,7 +82,8 @@ class AugmentedViews:
         path = self._folder / f"{name}.safetensors"
         try:
             tensors, _ = read_tensors(path, kind=KIND, version=VERSION)
-            return tensors["scores"]
+            with reading(path, KIND):
+                return tensors["scores"]
         except FileError:
             scores = self._asked(teacher)
         write_tensors(path, {"scores": scores}, {"kind": KIND, "version": VERSION})

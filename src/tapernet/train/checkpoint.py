@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tapernet.errors import ConfigError
-from tapernet.files import read_tensors, write_tensors
+from tapernet.files import header_field, read_tensors, reading, write_tensors
 from tapernet.train.early_stopping import EarlyStopping
 
 VERSION = 1
@@ -93,14 +93,14 @@ def load_checkpoint(path: Path, run: str, content: str, stops: str) -> Checkpoin
     """Reads a checkpoint; one from before there was `content` or `stops` is not asked for it.
 
     Raises:
-        FileError: not a whole checkpoint.
+        FileError: not a whole checkpoint, or one that has changed since it was written.
         ConfigError: it belongs to another run.
     """
     tensors, header = read_tensors(path, kind=KIND, version=VERSION)
-    if header["run"] != run:
+    if header.get("run") != run:
         raise ConfigError(
             f"{path} belongs to a run with other settings; choose another folder or delete it.\n"
-            f"there: {header['run']}\nhere:  {run}"
+            f"there: {header.get('run')}\nhere:  {run}"
         )
     if header.get("content", content) != content:
         raise ConfigError(f"{path} belongs to a run on other images, with another teacher, or of a network with "
@@ -108,5 +108,9 @@ def load_checkpoint(path: Path, run: str, content: str, stops: str) -> Checkpoin
     if header.get("stops", stops) != stops:
         raise ConfigError(f"{path} belongs to a run of a network whose layers stop early in another way (other checks, "
                           f"another order or gradient); choose another folder or delete it")  # fmt: skip
-    state = header["state"]
-    return Checkpoint(RunState(**{**state, "stopper": EarlyStopping(**state["stopper"])}), tensors)
+    with reading(path, KIND):
+        state = header_field(header, "state", dict)
+        for name, kind in (("finished", list), ("epoch", int), ("history", list), ("seconds", float), ("done", bool)):
+            header_field(state, name, kind)
+        stopper = EarlyStopping(**header_field(state, "stopper", dict))
+        return Checkpoint(RunState(**{**state, "stopper": stopper}), tensors)

@@ -4,7 +4,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -21,7 +21,7 @@ from tapernet.convert.calibrate import calibrate, few_batches, measuring
 from tapernet.data import ImageData, augment, batches
 from tapernet.data.augment import shrink
 from tapernet.errors import ConfigError, DataError, TapernetError, TrainingError
-from tapernet.files import check_writable
+from tapernet.files import check_writable, locked
 from tapernet.measure.accuracy import accuracies
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.narrow import narrowed
@@ -90,7 +90,8 @@ def fit(
 
     Raises:
         DataError: the images or labels do not fit the network, or the teacher.
-        ConfigError: `run_dir` holds another run; the recipe does not suit the network, or lacks its teacher.
+        ConfigError: `run_dir` holds another run, or one works in it now; the recipe does not suit the network, or lacks
+            its teacher.
         FileError: `run_dir` cannot be written, or its checkpoint is not whole.
         TrainingError: the loss is no longer finite.
     """
@@ -105,7 +106,8 @@ def fit(
     fabric = fabric or make_fabric(settings.precision)
     folder, kept = (None if path is None else Path(path) for path in (run_dir, answers))
     run = _Run(net, train, val, recipe, settings, fabric, folder, teacher, kept)
-    with torch.random.fork_rng(devices=[]), Report(run.log_folder, progress and fabric.is_global_zero) as report:
+    alone = nullcontext() if run.log_folder is None else locked(run.log_folder)
+    with alone, torch.random.fork_rng(devices=[]), Report(run.log_folder, progress and fabric.is_global_zero) as report:
         run.go(report)
     return History(run.state.history, run.state.finished, run.state.seconds / 60)
 
