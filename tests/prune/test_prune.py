@@ -1,11 +1,14 @@
 """The pruning baselines: which filters go, and that what is left computes what it should."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import Lasso, LinearRegression
 from torch import Tensor, nn
 
@@ -317,10 +320,108 @@ def test_filters_that_are_tied(summed: bool, message: str) -> None:
         prune_filters(Tied(summed), images(), method="pfec", ratio=0.1)
 
 
-def test_a_grouped_reader() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(PruningError, match="groups"):
-        prune_filters(model, images(), method="pfec", ratio=0.1)
+class Moving(nn.Module):
+    """A convolution whose channels `move` takes to a linear layer."""
+
+    def __init__(self, move: Callable[[Tensor], Tensor], width: int) -> None:
+        super().__init__()
+        self.move, self.a, self.fc = move, nn.Conv2d(3, 8, 3, padding=1), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.move(F.relu(self.a(x))))
+        return out
+
+
+@pytest.mark.parametrize("method", list(PRUNERS))
+@pytest.mark.parametrize(
+    ("move", "width", "where"),
+    [
+        (lambda y: y.permute(0, 2, 3, 1).flatten(1), 8 * 144, "flatten"),
+        (lambda y: F.channel_shuffle(y, 2).mean((2, 3)), 8, "channel_shuffle"),
+        (lambda y: y.flip(1).mean((2, 3)), 8, "flip"),
+        (lambda y: y.cumsum(1).mean((2, 3)), 8, "cumsum"),
+    ],
+    ids=["h, w, c", "shuffle", "flip", "sum over channels"],
+)
+def test_channels_that_move_are_refused(
+    method: str, move: Callable[[Tensor], Tensor], width: int, where: str
+) -> None:
+    with pytest.raises(PruningError, match=f"{where}: .*cannot be pruned$"):
+        prune_filters(Moving(move, width), images(), method=method, ratio=0.5)
+
+
+def between(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers, nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten(),
+                         nn.Linear(600, 3))  # fmt: skip
+
+
+@pytest.mark.parametrize("method", list(PRUNERS))
+def test_whole_groups_alone_are_normalised_or_convolved(method: str) -> None:
+    for tied in (nn.GroupNorm(4, 8), nn.Conv2d(8, 8, 3, padding=1, groups=2)):
+        with pytest.raises(PruningError, match="0: its filters are tied"):
+            prune_filters(between(tied), images(), method=method, ratio=0.25)
+    for layer in (nn.LayerNorm((8, 12, 12)), nn.GroupNorm(1, 8), nn.PReLU(8)):
+        assert prune_filters(between(layer), images(), method=method, keep={"0": 6})(images()).shape == (40, 3)
+
+
+class Concatenated(nn.Module):
+    """Two convolutions that a third one reads side by side, the second one in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 6, 3), nn.Conv2d(14, 5, 3)
+        self.norm = nn.BatchNorm2d(14)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.norm(torch.cat([self.b(x), self.a(x)], 1)).relu()).mean((2, 3))
+
+
+def test_a_concatenation_loses_the_places_of_the_filters() -> None:
+    model = Concatenated().eval()
+    with torch.no_grad():
+        model.a.weight[1::2], model.a.bias[1::2] = 0, -1
+        model.b.weight[:2], model.b.bias[:2] = 0, -1
+    smaller = prune_filters(model, images(), method="pfec", keep={"a": 4, "b": 4})
+    assert smaller.norm.running_mean.shape == (8,)
+    assert torch.allclose(smaller(images()), model(images()), atol=1e-6)
+    with pytest.raises(PruningError, match="c reads its filters beside"):
+        prune_filters(model, images(), method="cp", ratio=0.5)
+
+
+@pytest.mark.parametrize("method", list(PRUNERS))
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_what_is_dead_goes_unnoticed_in_any_chain(method: str, data: st.DataObject) -> None:
+    """Convolutions, plain and depthwise, norms of single channels, poolings, frozen layers, a flatten or a mean."""
+    torch.manual_seed(data.draw(st.integers(0, 99), "seed"))
+    layers: list[nn.Module] = []
+    channels, dead = 3, {}
+    for _ in range(data.draw(st.integers(2, 3), "convolutions")):
+        filters = data.draw(st.integers(2, 9), "filters")
+        conv = nn.Conv2d(channels, filters, data.draw(st.sampled_from([1, 3]), "kernel"), padding=1)
+        gone = torch.randperm(filters)[: data.draw(st.integers(0, filters - 1), "dead")]
+        dead[str(len(layers))] = gone
+        with torch.no_grad():
+            conv.weight[gone], conv.bias[gone] = 0, -1
+        layers.append(conv.requires_grad_(data.draw(st.booleans(), "trained")))
+        if data.draw(st.booleans(), "norm"):
+            norm = nn.BatchNorm2d(filters)
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            layers.append(norm)
+        layers.append(nn.ReLU())
+        if data.draw(st.booleans(), "depthwise"):
+            layers.append(nn.Conv2d(filters, filters, 3, padding=1, groups=filters, bias=False))
+        if data.draw(st.booleans(), "pooling"):
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        channels = filters
+    layers += [nn.Flatten()] if data.draw(st.booleans(), "flatten") else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    width = nn.Sequential(*layers)(images(1)).shape[1]
+    model = nn.Sequential(*layers, nn.Linear(width, 4)).eval()
+    keep = {path: model.get_submodule(path).out_channels - len(gone) for path, gone in dead.items()}
+    smaller = prune_filters(model, images(6), method=method, keep=keep)
+    assert smaller.kept == keep
+    torch.testing.assert_close(smaller(images(6)), model(images(6)), rtol=1e-3, atol=1e-4)
+    assert [p.requires_grad for p in smaller.parameters()] == [p.requires_grad for p in model.parameters()]
 
 
 @pytest.mark.parametrize("dead", ["inputs", "reader"])

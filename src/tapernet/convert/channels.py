@@ -4,11 +4,6 @@ One walk over the model's torch.fx graph gives every value a layout of *channel 
 set of their own; everything else passes its input's on. An operation that needs two values to have the same channels,
 such as a residual sum, joins their sets. What is not known to keep channels apart needs them whole. The rules, one for
 each kind of operation, are in `tapernet.convert.rules`.
-
-torch-pruning's dependency graph answers a like question with less code here, but takes every operation that it does not
-know for an elementwise one: it passes a channel shuffle or a cumulative sum over channels, and what it prunes then is
-not the prefix. It also has no place for what a prefix needs beside the indices: where the profile acts, whole groups,
-and a refusal that names the module.
 """
 
 from collections.abc import Callable

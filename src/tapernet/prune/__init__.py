@@ -31,7 +31,8 @@ def prune_filters(
     The last layer's outputs stay whole, and fully connected layers lose only the inputs that the filters made.
 
     Args:
-        model: a CNN in which each convolution's filters feed one next layer, such as C10-Net and NiN; not changed.
+        model: a CNN that `taper` takes, in which each convolution's filters feed one next layer, such as C10-Net and
+            NiN; not changed.
         data: a data set, images and labels, or images (n, channels, height, width); "pfec" needs only their shape.
         method: one of `PRUNERS`.
         ratio: share of the filters to leave out, in [0, 1): one for all convolutions, or by path for some.
@@ -52,8 +53,7 @@ def prune_filters(
         if name not in known:
             raise ConfigError(unknown(f"option of {method}", name, known))
     images = images_of(data)
-    # What reads the filters is found with autograd, which takes no tensor of inference mode; copies made here are none.
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False):  # what is made in inference mode could not be trained
         smaller = copy.deepcopy(model)
         filters = Filters(smaller, images[:1].clone())
         place(filters, _counts(filters.widths, ratio, keep), images, **options)

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tapernet.errors import PruningError
 from tapernet.nn.mode import eval_mode
 from tapernet.prune import PRUNERS
-from tapernet.prune.filters import Filters
-
-Reader = nn.Conv2d | nn.Linear
+from tapernet.prune.filters import Filters, Reader
 
 
 @PRUNERS.register("cp")
@@ -47,6 +46,9 @@ def cp(
         batch_size: images run at once.
         ridge: pull of the rebuilt weights towards the old ones, in units of the inputs' mean square.
         seed: of the random places.
+
+    Raises:
+        PruningError: a layer reads the filters beside those of other layers.
     """
     untouched = copy.deepcopy(filters.model)
     picked = images[:: -(-len(images) // sample)]
@@ -54,6 +56,9 @@ def cp(
         if keep.get(path, filters.widths[path]) == filters.widths[path]:
             continue
         reader = filters.reader(path)
+        if not filters.reads_alone(path):
+            raise PruningError(f"{path}: {filters.readers[path]} reads its filters beside those of other layers, "
+                               f"which CP does not rebuild")  # fmt: skip
         target = untouched.get_submodule(filters.readers[path])
         samples = _samples(
             (filters.model, reader), (untouched, target), picked, places=places, batch_size=batch_size, seed=seed
