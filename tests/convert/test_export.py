@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from tapernet import TaperedNet, calibrate, export, taper, terminate, zoo
 from tapernet.errors import ConfigError, FileError
@@ -138,3 +139,25 @@ def test_a_full_disk_is_told_and_leaves_nothing(net: TaperedNet, tmp_path: Path,
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_computes_something_else_is_not_written(tmp_path: Path) -> None:
+    """torch's ONNX exporter drops the divisor of an average pooling."""
+    pytest.importorskip("onnxscript")
+    pool = nn.AvgPool2d(2, divisor_override=1)
+    net = taper(nn.Sequential(nn.Conv2d(3, 8, 3), pool, nn.Flatten(), nn.Linear(72, 4)), torch.zeros(1, *SHAPE)).eval()
+    with pytest.raises(FileError, match="was not written: the exported model's scores are off by"):
+        export(net, 0.5, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+    export(net, 0.5, tmp_path / "a.pt2")
+
+
+def test_a_program_is_compared_too(net: TaperedNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = torch.export.load
+    other = taper(zoo.create("resnet", input_shape=SHAPE, classes=4, depth=8), torch.zeros(1, *SHAPE))
+    calibrate(other, [torch.randn(16, *SHAPE)], [0.5])
+    export(other, 0.5, tmp_path / "other.pt2")
+    monkeypatch.setattr(torch.export, "load", lambda _: load(tmp_path / "other.pt2"))
+    with pytest.raises(FileError, match="was not written"):
+        export(net, 0.5, tmp_path / "a.pt2")
+    assert not (tmp_path / "a.pt2").exists()

@@ -102,7 +102,7 @@ def test_a_damaged_entry_is_made_again(folder: Path, cache: Path, decodings: lis
 def test_an_entry_is_a_file_that_runs_nothing(folder: Path, cache: Path) -> None:
     load_data(folder)
     (entry,) = cache.iterdir()
-    tensors, header = read_tensors(entry, kind="data set", version=1)
+    tensors, header = read_tensors(entry, kind="data set", version=2)
     assert set(tensors) == {"train.images", "train.labels", "test.images", "test.labels"}
     assert header["class_names"] == ["cat", "dog"]
 

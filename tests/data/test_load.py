@@ -1,3 +1,5 @@
+import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,13 +81,32 @@ class TestFolder:
         assert torch.equal(splits.train.images[0], torch.from_numpy(grey[0]).expand(3, -1, -1))
         assert torch.equal(splits.train.images[1], torch.from_numpy(colour[1]).permute(2, 0, 1))
 
-    @pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("P", 3), ("RGBA", 3), ("LA", 3)])
+    @pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("P", 3), ("RGBA", 3), ("LA", 1)])
     def test_other_modes_are_converted(self, write: Write, colour: Any, mode: str, channels: int) -> None:
         pictures = [Image.fromarray(one).convert(mode) for one in colour]
         splits = load_data(both(write, pictures))
         expected = np.stack([np.asarray(p.convert("L" if channels == 1 else "RGB")) for p in pictures])
         found = splits.train.images.permute(0, 2, 3, 1).numpy()
         assert np.array_equal(found, expected.reshape(found.shape))
+
+    @pytest.mark.parametrize("name", ["run[12]", "fold?", "all*"])
+    def test_the_folder_that_was_named_is_read(self, name: str, tmp_path: Path, write: Write, grey: Any) -> None:
+        """And none whose name the named one would stand for as a pattern."""
+        for i, folder in enumerate((name, "run1", "fold1", "all_old")):
+            made = both(write, grey[i : i + 2], [0, 1])
+            (tmp_path / "places").mkdir(exist_ok=True)
+            shutil.copytree(made, tmp_path / "places" / folder)
+        found = load_data(tmp_path / "places" / name).train.images
+        assert torch.equal(found[:, 0], torch.from_numpy(np.stack(grey[:2])))
+
+    def test_a_label_that_counts_no_class_is_named(self, tmp_path: Path, grey: Any) -> None:
+        encoded = io.BytesIO()
+        Image.fromarray(grey[0]).save(encoded, "PNG")
+        rows = {"image": [{"bytes": encoded.getvalue(), "path": None}] * 2, "label": [3, 10**7]}
+        for part in ("train", "test"):
+            pq.write_table(pa.table(rows), tmp_path / f"{part}.parquet")
+        with pytest.raises(DataError, match="image 1 has label 10000000, but labels count classes from 0"):
+            load_data(tmp_path)
 
     def test_cifar_column_names_are_found(self, write: Write, grey: Any) -> None:
         folder = both(write, grey, image="img", label="fine_label", coarse_label=[2] * 6)

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tapernet.data.pictures import read_pictures
+from tapernet.data.pictures import plain, read_pictures
 from tapernet.errors import DataError
 
 
@@ -80,3 +82,33 @@ def test_no_picture_and_channels_without_a_form_are_refused() -> None:
         read_pictures([], (3, 4, 4))
     with pytest.raises(DataError, match="1 or 3 channels, but the network takes 2"):
         read_pictures(["a.png"], (2, 4, 4))
+
+
+def test_one_rule_for_all_modes() -> None:
+    """Palettes of greys are grey, transparent parts lie on white, and hidden colours are not seen."""
+    noise = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+    for grey in (noise, noise.convert("P"), noise.convert("LA"), noise.convert("1")):
+        assert plain(grey).mode == "L"
+    assert np.array_equal(np.asarray(plain(noise.convert("P"))), np.asarray(noise))
+    colour = Image.merge("RGB", [noise, noise.rotate(90), noise.rotate(180)])
+    assert plain(colour.quantize(16)).mode == "RGB"
+    hidden = np.zeros((8, 8, 4), np.uint8)
+    hidden[..., 0] = 255
+    hidden[2:6, 2:6] = (0, 0, 255, 255)
+    found = np.asarray(plain(Image.fromarray(hidden)))
+    assert found[0, 0].tolist() == [255, 255, 255]
+    assert found[3, 3].tolist() == [0, 0, 255]
+
+
+def test_sixteen_bits_of_colour_are_refused(tmp_path: Path) -> None:
+    """Pillow would read the upper bytes alone."""
+    rows = b"".join(b"\0" + np.full((8, 3), 4095, ">u2").tobytes() for _ in range(8))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    with pytest.raises(DataError, match="more than 8 bits a channel"):
+        read_pictures([path], (3, 8, 8))

@@ -20,7 +20,7 @@ from tapernet.errors import FileError
 from tapernet.files import read_tensors, reading, write_tensors
 
 KIND = "data set"
-VERSION = 1
+VERSION = 2
 
 
 def cache_folder() -> Path:

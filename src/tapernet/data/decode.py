@@ -1,5 +1,6 @@
 """From rows of the `datasets` library to tensors: which columns to read, and the images in them."""
 
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,11 +9,15 @@ import torch
 from torch import Tensor
 
 from tapernet.data.images import ImageData, Splits, channel_statistics
+from tapernet.data.pictures import check_depth, plain
 from tapernet.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 """Tried in this order if no column is asked for: the names that MNIST and CIFAR have on the hub."""
+
+MOST_CLASSES = 1_000_000
+"""Far more than any network tells apart; a larger label is a number of another kind, such as that of an article."""
 
 NO_LABEL = -1
 """How the library marks an image whose class is withheld; it is outside every range of labels."""
@@ -83,6 +88,9 @@ def _decode(part: Any, where: str, image: str, label: str) -> tuple[Tensor, Tens
                 f"{where}: image {i} is {sizes[0]}, but those before it are {sizes[1]}; resize them all first"
             )
         labels.append(NO_LABEL if row[label] is None else row[label])
+        if labels[i] >= MOST_CLASSES:
+            raise DataError(f"{where}: image {i} has label {labels[i]}, but labels count classes from 0: "
+                            f"{MOST_CLASSES - 1} is the largest; number them anew")  # fmt: skip
     if not pixels:
         raise DataError(f"{where}: an empty data set")
     return _stack(pixels), torch.tensor(labels, dtype=torch.int64)
@@ -111,18 +119,19 @@ def _readable(rows: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, 
 
 def _pixels(encoded: Any, where: str) -> Pixels:
     """One decoded image, (H, W) if it is grey, else (H, W, 3)."""
-    import datasets
+    from PIL import Image
 
     if encoded is None:
         raise DataError(f"{where} is missing")
     try:
-        picture = datasets.Image().decode_example(encoded)
+        with Image.open(io.BytesIO(encoded["bytes"]) if encoded.get("bytes") else encoded["path"]) as file:
+            check_depth(file, where)
+            return np.asarray(plain(file))
+    except DataError:
+        raise
     # What a damaged image raises depends on its format and on where the damage is.
     except Exception as error:
         raise DataError(f"{where} cannot be decoded: {type(error).__name__}: {error}") from error
-    if picture.mode.startswith(("I", "F")):
-        raise DataError(f"{where} has more than 8 bits a channel (mode {picture.mode}): convert it to 8 bits first")
-    return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
 
 
 def _stack(pixels: list[Pixels]) -> Tensor:

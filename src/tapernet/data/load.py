@@ -2,7 +2,11 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import has_magic
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -67,12 +71,35 @@ def _digits() -> Splits:
 
 
 def _from_folder(folder: Path, image: str | None, label: str | None) -> Splits:
-    files = sorted(file for file in folder.rglob("*.parquet") if file.is_file() and not _is_hidden(file, folder))
+    files = _parquet_files(folder)
     if not files:
         raise DataError(f"no parquet files in {folder}; it needs train-*.parquet and test-*.parquet")
     stats = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     identity = ["folder", str(folder), stats, image, label]
-    return decoded_once(folder.name, identity, lambda: decode_splits(_open_folder(folder), folder.name, image, label))
+
+    def decode() -> Splits:
+        with _without_patterns(folder) as place:
+            return decode_splits(_open_folder(place), folder.name, image, label)
+
+    return decoded_once(folder.name, identity, decode)
+
+
+@contextmanager
+def _without_patterns(folder: Path) -> Iterator[Path]:
+    """The folder, or one of links to its files, whose name the `datasets` library does not take for a pattern."""
+    if not has_magic(str(folder)):
+        yield folder
+        return
+    with TemporaryDirectory() as place:
+        for file in _parquet_files(folder):
+            link = Path(place) / file.relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+        yield Path(place)
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*.parquet") if file.is_file() and not _is_hidden(file, folder))
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
