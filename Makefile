@@ -63,6 +63,11 @@ clean:
 
 .venv/installed: pyproject.toml constraints-cpu.txt CMakeLists.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing torch, the other packages and the library into .venv: some minutes"
 	$(BIN)/pip install --quiet -c constraints-cpu.txt torch
-	$(BIN)/pip install --quiet -c constraints-cpu.txt -e '.[dev]'
-	touch $@
+	@if echo 'int main() {}' | $${CXX:-c++} -x c++ -o /dev/null - 2>/dev/null; then \
+	  $(BIN)/pip install --quiet -c constraints-cpu.txt -e '.[dev]' && touch $@; \
+	else \
+	  echo "NO C++ COMPILER: the library is installed without its kernels, and runs through torch; with g++, make again"; \
+	  TAPERNET_WITHOUT_KERNELS=1 PIP_NO_CACHE_DIR=1 $(BIN)/pip install --quiet -c constraints-cpu.txt -e '.[dev]'; \
+	fi

@@ -12,6 +12,7 @@ import yaml
 
 import tapernet
 from tapernet.cli import main
+from tapernet.engine import native
 from tapernet.train.recipes import TESLA, FineTune, Recipe, Slimmable
 from tapernet.zoo.trained import WEIGHTS
 
@@ -46,9 +47,14 @@ def test_a_trained_network_of_the_zoo_is_evaluated_at_once(capsys: pytest.Captur
     assert "mlp-digits" in capsys.readouterr().out
 
 
-def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_tells_the_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"tapernet {tapernet.__version__}\n"
+    told = capsys.readouterr().out
+    assert told.startswith(f"tapernet {tapernet.__version__}, ")
+    assert ("install a C++ compiler" in told) == (native.extension() is None)
+    monkeypatch.setattr(native, "extension", lambda: None)
+    assert main(["--version"]) == 0
+    assert "no kernels: install a C++ compiler, and tapernet again" in capsys.readouterr().out
 
 
 def test_the_zoo_tells_the_papers_macs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

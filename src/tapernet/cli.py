@@ -12,6 +12,7 @@ from jsonargparse import auto_cli, auto_parser
 import tapernet
 from tapernet.commands import COMMANDS, WORDS
 from tapernet.config import explain
+from tapernet.engine.native import described_kernels
 from tapernet.errors import FileError, TapernetError
 
 
@@ -46,7 +47,7 @@ def _without_output(code: int) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given == ["--version"]:
-        print(f"tapernet {tapernet.__version__}")
+        print(f"tapernet {tapernet.__version__}, {described_kernels()}")
         return 0
     try:
         auto_cli(COMMANDS, args=_gathered(given), prog="tapernet", exit_on_error=False, allow_abbrev=False)

@@ -23,11 +23,19 @@ def extension() -> Any:
 def warn_once() -> None:
     """Says, the first time, that there are no kernels."""
     warnings.warn(
-        "the native kernels were not built when tapernet was installed (that needs a C++ compiler): "
-        "tapernet.compile runs everything through torch",
+        "tapernet was installed without its native kernels: tapernet.compile runs everything through torch. "
+        "To have them, install a C++ compiler, and tapernet again",
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+def described_kernels() -> str:
+    """Which kernels there are, in words."""
+    if extension() is None:
+        return "no kernels: install a C++ compiler, and tapernet again"
+    found = available_kernels()
+    return f"kernels for this processor: {', '.join(found)}; {found[0]} is used"
 
 
 SETS = ("amx", "avx512", "avx2", "neon", "portable")
