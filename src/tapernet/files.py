@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tapernet.errors import ConfigError, FileError, TapernetError
 
-HEADER, DIGEST = "tapernet", "tapernet-sha256"
+HEADER, DIGEST = "tapernet", "sha256"
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -190,8 +190,9 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     """Writes named tensors and a JSON header as one safetensors file with a digest of both, atomically."""
     # One tensor may be a view of another's memory (a prefix); safetensors wants each on its own.
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    text = json.dumps(header)
-    data = tensors_to_bytes(plain, metadata={HEADER: text, DIGEST: _digest(plain, text)})
+    # One entry alone, as safetensors writes several in an order of its own each time.
+    text = json.dumps({**header, DIGEST: _digest(plain, header)})
+    data = tensors_to_bytes(plain, metadata={HEADER: text})
     write_atomically(path, lambda part: _write(part, data))
 
 
@@ -222,9 +223,10 @@ def read_tensors(
     try:
         header = json.loads(metadata[HEADER])
         found_kind, found_version = header["kind"], header_field(header, "version", int)
+        digest = header.pop(DIGEST, None)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, FileError) as error:
         raise FileError(f"{path} is a safetensors file, but was not written by tapernet: {error}") from error
-    if metadata.get(DIGEST, found := _digest(tensors, metadata[HEADER])) != found:
+    if digest is not None and digest != _digest(tensors, header):
         raise FileError(f"{path} has changed since it was written: its digest is another one")
     kinds = (kind,) if isinstance(kind, str) else kind
     if found_kind not in kinds:
@@ -234,8 +236,8 @@ def read_tensors(
     return tensors, header
 
 
-def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
-    found = hashlib.sha256(header.encode())
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    found = hashlib.sha256(json.dumps(header).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.flatten().view(torch.uint8).numpy().data)
