@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench docs sanitize kernels-check kernels-check-older kernels-check-aarch64 clean
+.PHONY: demo test fuzz lint format bench docs sanitize kernels-check kernels-check-older kernels-check-aarch64 clean
 
 demo: .venv/installed ## on scikit-learn's digits: TESLA, then a small CNN that stops early; tables, plot, networks in demo/
 	$(BIN)/tapernet train --data digits --output demo/digits.safetensors
@@ -12,6 +12,10 @@ demo: .venv/installed ## on scikit-learn's digits: TESLA, then a small CNN that 
 
 test: .venv/installed
 	$(BIN)/pytest -n 2
+
+MINUTES ?= 10
+fuzz: .venv/installed ## the engine, taper and extract against torch on networks drawn anew; a failure is printed as a script
+	$(BIN)/python tests/fuzz/fuzz.py --minutes $(MINUTES)
 
 lint: .venv/installed
 	$(BIN)/ruff check src tests benchmarks

@@ -12,11 +12,14 @@ namespace tapernet {
 inline int divide_up(int a, int b) { return (a + b - 1) / b; }
 inline int round_up(int a, int b) { return divide_up(a, b) * b; }
 
-// Neighbouring channels that one channel group cuts to a prefix; group -1 never cuts.
+// Neighbouring channels that one channel group cuts to a prefix, so many for each channel of it; group -1 never cuts.
 struct Run {
   int size;
   int group;
-  bool operator==(const Run& other) const { return size == other.size && group == other.group; }
+  int repeat = 1;
+  bool operator==(const Run& other) const {
+    return size == other.size && group == other.group && repeat == other.repeat;
+  }
 };
 
 // Of one run at a budget: the block that it starts in, and the channels that are kept.
@@ -62,7 +65,7 @@ struct Value {
     std::vector<Kept> result;
     int block = 0;
     for (const Run& run : runs) {
-      result.push_back({block, run.group < 0 ? run.size : of_group[run.group]});
+      result.push_back({block, run.group < 0 ? run.size : of_group[run.group] * run.repeat});
       block += divide_up(run.size, lanes);
     }
     return result;

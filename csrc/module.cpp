@@ -34,6 +34,7 @@ PoolAxis pool_axis(const std::vector<int>& v) {
   return {v[0], v[1], v[2], v[3] != 0, v[4] != 0, v[5]};
 }
 
+using Runs = std::vector<std::tuple<int, int, int>>;                  // size, group and repeat of each
 using Variants = std::vector<std::tuple<Array, Array>>;  // scale and shift of each
 
 std::vector<Variant> variants(const Variants& given) {
@@ -51,9 +52,9 @@ int add(Network& n, std::unique_ptr<Op> op, const std::string& name, std::vector
   return output;
 }
 
-int add_value(Network& n, const std::vector<std::tuple<int, int>>& runs, int lanes = kLanes) {
+int add_value(Network& n, const Runs& runs, int lanes = kLanes) {
   Value value;
-  for (const auto& [size, group] : runs) value.runs.push_back({size, group});
+  for (const auto& [size, group, repeat] : runs) value.runs.push_back({size, group, repeat});
   value.lanes = lanes;
   return n.add_value(std::move(value));
 }
@@ -119,16 +120,16 @@ NB_MODULE(_native, m) {
         new (self) Network(kernels_named(name));
       }, "kernels"_a)
       .def("bytes", &Network::bytes, "Bytes of packed weights.")
-      .def("input", [](Network& n, const std::vector<std::tuple<int, int>>& runs, bool narrow) {
+      .def("input", [](Network& n, const Runs& runs, bool narrow) {
         int channels = 0;
-        for (const auto& [size, group] : runs) channels += size;
+        for (const auto& [size, group, repeat] : runs) channels += size;
         const int value = add_value(n, runs, narrow ? std::min(channels, kLanes) : kLanes);
         n.inputs.push_back(value);
         return value;
       }, "runs"_a, "narrow"_a)
       .def("output", [](Network& n, int value) { n.outputs.push_back(value); }, "value"_a)
       .def("conv", [](Network& n, const std::string& name, int input, const std::vector<Array>& weights,
-                      const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int groups,
+                      const Runs& runs, const std::vector<int>& window, int groups,
                       bool whole, const Variants& given, int norm, float low, float high) {
         const Sliding s = sliding(window);
         need_halo(n, input, s);
@@ -150,7 +151,7 @@ NB_MODULE(_native, m) {
         return add(n, std::move(op), name, {input}, output);
       }, "name"_a, "input"_a, "weight"_a, "window"_a, "variants"_a, "norm"_a, "low"_a, "high"_a)
       .def("terminating", [](Network& n, const std::string& name, int input, const Array& weight,
-                             const std::vector<std::tuple<int, int>>& runs, const std::vector<int>& window, int slot,
+                             const Runs& runs, const std::vector<int>& window, int slot,
                              const std::vector<std::vector<float>>& thresholds, const std::optional<Array>& bias,
                              bool bias_first, const std::optional<Array>& input_size, float high,
                              const std::optional<Array>& steps) {

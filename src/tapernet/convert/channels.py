@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
 
 from tapernet.errors import TaperError
+from tapernet.graph import Shapes, Tracer, place, shape
+from tapernet.nn.switch import Switch
 
 
 @dataclass(eq=False)
@@ -113,6 +114,11 @@ class Walk:
     values: dict[fx.Node, Value | None] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
 
+    def layer(self, node: fx.Node) -> Any:
+        """The module that a node calls; of a layer with several versions, one of them."""
+        module = self.modules[str(node.target)]
+        return module.versions[0] if isinstance(module, Switch) else module
+
     def read(self, node: fx.Node, source: fx.Node, dim: int) -> Runs:
         """The runs of `source` along `dim`, which `node` takes for the channels."""
         value = self.values[source]
@@ -169,12 +175,30 @@ def find_channels(model: nn.Module, example: Tensor, keep: frozenset[str]) -> li
     Raises:
         TaperError: the model cannot be traced, or holds something whose channels cannot be followed.
     """
-    from tapernet.convert.rules import LAYERS, rule_for
+    from tapernet.convert.rules import LAYERS
 
     graph = _trace(model, example)
     kept = frozenset(inner for path in keep for inner in model.get_submodule(path).modules())
+    walk = follow(graph, model, kept)
+    walk.check()
+    called = {walk.modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
+    for path, module in walk.modules.items():
+        if type(module) in LAYERS and module not in called:
+            raise TaperError(f"{path}: does not run in eval mode on the example, so its channels cannot be followed; "
+                             f"remove it or put an nn.Identity in its place")  # fmt: skip
+    return list(walk.uses.values())
+
+
+def follow(graph: fx.Graph, model: nn.Module, keep: frozenset[nn.Module] = frozenset()) -> Walk:
+    """The channels of every value of a model's graph, whose nodes have their shapes.
+
+    Raises:
+        TaperError: a layer is used twice, on channels that do not line up.
+    """
+    from tapernet.convert.rules import rule_for
+
     # One module may have several paths; torch.fx names it by any of them.
-    walk = Walk(dict(model.named_modules(remove_duplicate=False)), kept)
+    walk = Walk(dict(model.named_modules(remove_duplicate=False)), keep)
     for node in graph.nodes:
         walk.values[node] = None
         if node.op == "output":
@@ -187,70 +211,25 @@ def find_channels(model: nn.Module, example: Tensor, keep: frozenset[str]) -> li
                 walk.refuse(node, "has a computed argument")
         if node.op == "call_module" and walk.modules[str(node.target)] in walk.keep:
             make_whole(walk.values[node])
-    walk.check()
-    called = {walk.modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
-    for path, module in walk.modules.items():
-        if type(module) in LAYERS and module not in called:
-            raise TaperError(f"{path}: does not run in eval mode on the example, so its channels cannot be followed; "
-                             f"remove it or put an nn.Identity in its place")  # fmt: skip
-    return list(walk.uses.values())
+    return walk
 
 
 def _trace(model: nn.Module, example: Tensor) -> fx.Graph:
     try:
-        traced = fx.symbolic_trace(model)
+        traced = fx.GraphModule(model, Tracer().trace(model))
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         raise TaperError(
             f"{type(model).__name__} cannot be traced by torch.fx, so its channels cannot be followed: {error}"
         ) from error
-    shapes = _Shapes(traced)
+    shapes = Shapes(traced)
     try:
         with torch.no_grad():
-            shapes.run(example)
+            shapes.run(example.clone())  # it may change its input
     except Exception as error:  # whatever the model's forward raises
         raise TaperError(
             f"{shapes.place}: does not run on an example of shape {tuple(example.shape)} ({example.dtype}): {error}"
         ) from error
     return traced.graph
-
-
-class _Shapes(fx.Interpreter):
-    """Runs the graph and notes shapes. torch's ShapeProp does so too, but prints a traceback where a model fails."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.extra_traceback = False  # an error keeps the words of whoever raised it
-        self.place = type(module).__name__
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.place = place(n)
-        result = super().run_node(n)
-        tensors: list[Tensor] = []
-        map_aggregate(result, lambda leaf: tensors.append(leaf) if isinstance(leaf, Tensor) else None)
-        if tensors:
-            n.meta["shape"] = result.shape if isinstance(result, Tensor) else None
-        return result
-
-
-def shape(node: fx.Node) -> torch.Size:
-    """The shape of a tensor in the example's pass."""
-    size: torch.Size = node.meta["shape"]
-    return size
-
-
-def has_shape(value: Any) -> bool:
-    """Whether this argument of a node is a single tensor."""
-    return isinstance(value, fx.Node) and value.meta.get("shape") is not None
-
-
-def place(node: fx.Node) -> str:
-    """Where in the model a node is: its module's path, and the operation if it is not a module."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0] if stack else ""
-    operation = getattr(node.target, "__name__", node.target)
-    return f"{path}: {operation}" if path else f"model: {operation}"
 
 
 def make_whole(value: Value | None) -> None:

@@ -16,12 +16,11 @@ from tapernet.convert.channels import (
     Runs,
     Value,
     Walk,
-    has_shape,
     line_up,
     make_whole,
-    shape,
     widths,
 )
+from tapernet.graph import has_shape, shape
 from tapernet.nn import norm, prefix
 from tapernet.nn.prefix import PrefixModule
 
@@ -40,10 +39,16 @@ LAYERS: dict[type[nn.Module], type[PrefixModule]] = {
 def rule_for(walk: Walk, node: fx.Node) -> Rule:
     """The rule of a node; where there is none, one that needs its inputs whole."""
     if node.op == "call_module":
-        return MODULES.get(type(walk.modules[str(node.target)]), _unknown)
+        return MODULES.get(_torch_type(walk.layer(node)), _unknown)
     if node.op == "call_function" and not _from_torch(node.target):
         return _unknown
     return CALLS.get(getattr(node.target, "__name__", str(node.target)), _unknown)
+
+
+def _torch_type(module: nn.Module) -> type[nn.Module]:
+    """The module's type; of this library's layers, that of the torch layer in whose place they stand."""
+    kinds = type(module).__mro__ if isinstance(module, PrefixModule) else ()
+    return next((kind for kind in kinds if kind in LAYERS), type(module))
 
 
 def _from_torch(function: Any) -> bool:
@@ -52,7 +57,7 @@ def _from_torch(function: Any) -> bool:
 
 
 def _unknown(walk: Walk, node: fx.Node) -> None:
-    name = type(walk.modules[str(node.target)]).__name__ if node.op == "call_module" else "this operation"
+    name = type(walk.layer(node)).__name__ if node.op == "call_module" else "this operation"
     walk.refuse(node, f"tapernet does not know how {name} moves channels")
 
 
@@ -84,7 +89,7 @@ def _linear(walk: Walk, node: fx.Node) -> Value | None:
 
 def _convolution(walk: Walk, node: fx.Node) -> Value | None:
     path = str(node.target)
-    layer: Any = walk.modules[path]
+    layer = walk.layer(node)
     inputs = walk.read(node, _source(node), 1)
     if layer.groups == 1:
         return walk.cut(path, inputs, walk.new(path, shape(node)[1], 1), mixes=True)
@@ -122,18 +127,18 @@ def _per_channel(walk: Walk, node: fx.Node) -> Value | None:
 
 
 def _instance_norm(walk: Walk, node: fx.Node) -> Value | None:
-    if walk.modules[str(node.target)].track_running_stats:
+    if walk.layer(node).track_running_stats:
         return walk.refuse(node, "is an instance norm with running statistics, which differ between budgets")
     return _per_channel(walk, node)
 
 
 def _prelu(walk: Walk, node: fx.Node) -> Value | None:
-    layer = walk.modules[str(node.target)]
+    layer = walk.layer(node)
     return _per_channel(walk, node) if layer.num_parameters != 1 else _alone(walk, node)
 
 
 def _group_norm(walk: Walk, node: fx.Node) -> Value | None:
-    layer: Any = walk.modules[str(node.target)]
+    layer = walk.layer(node)
     unit = layer.num_channels // layer.num_groups
     if layer.num_groups > 1 and not _whole_groups(walk.read(node, _source(node), 1), unit):
         return walk.refuse(node, f"normalises groups of {unit} channels that straddle a concatenation")
@@ -141,7 +146,7 @@ def _group_norm(walk: Walk, node: fx.Node) -> Value | None:
 
 
 def _layer_norm(walk: Walk, node: fx.Node) -> Value | None:
-    layer: Any = walk.modules[str(node.target)]
+    layer = walk.layer(node)
     first, value = len(shape(node)) - len(layer.normalized_shape), walk.values[_source(node)]
     if value is None or value.dim < first:
         return value
@@ -175,7 +180,7 @@ def _pad(walk: Walk, node: fx.Node) -> Value | None:
 
 
 def _softmax(walk: Walk, node: fx.Node) -> Value | None:
-    layer: Any = walk.modules.get(str(node.target)) if node.op == "call_module" else None
+    layer = walk.layer(node) if node.op == "call_module" else None
     dim, value = layer.dim if layer else _argument(node, 1, "dim"), walk.values[_source(node)]
     if value is not None and (dim is None or dim % len(shape(node)) == value.dim):
         # Not `refuse`: over the classes, which are whole, it is the usual end of a network.

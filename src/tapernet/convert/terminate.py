@@ -13,11 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tapernet.errors import DataError, TerminationError
+from tapernet.graph import Tracer
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.order import EXACT, Termination
-from tapernet.nn.prefix import PrefixConv2d, PrefixModule
-from tapernet.nn.switch import Switch
+from tapernet.nn.prefix import PrefixConv2d
 from tapernet.nn.terminating import TerminatingConv2d, TerminatingPrefixConv2d
 
 # What operations do to values below zero. A new operation is one more name here.
@@ -137,18 +137,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
     """
     try:
         with eval_mode(model):
-            return fx.GraphModule(model, LayerTracer().trace(model))
+            return fx.GraphModule(model, Tracer().trace(model))
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         raise TerminationError(f"{type(model).__name__} cannot be traced by torch.fx: {error}") from error
-
-
-class LayerTracer(fx.Tracer):
-    """Takes this library's layers for single nodes, as torch's own."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is one node."""
-        own = isinstance(m, (PrefixModule, Switch, TerminatingConv2d))
-        return own or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def compile(
 def _lowered(graph: fx.GraphModule, net: nn.Module, kernels: str, choices: Mapping[str, str]) -> Lowered:
     groups = net.channel_groups if isinstance(net, TaperedNet) else ()
     ranges = len(net.ranges) if isinstance(net, TaperedNet) else 1
-    return lower(graph, Groups(groups), running_norms(net), ranges, kernels, choices)
+    return lower(graph, Groups(groups, graph), running_norms(net), ranges, kernels, choices)
 
 
 def _whole(model: nn.Module, reason: str) -> Lowered:
@@ -108,7 +108,7 @@ def _whole(model: nn.Module, reason: str) -> Lowered:
     graph = fx.Graph()
     x = graph.placeholder("x")
     call = graph.create_node("call_module", "", (x,))
-    return Lowered([ByTorch(call)], [Row(type(model).__name__, f"torch: {reason}")], call, [x])
+    return Lowered([ByTorch(call)], [Row(type(model).__name__, f"torch: {reason}")], call, x)
 
 
 def _take_checks(dial: Dial, choices: Mapping[str, str]) -> None:

@@ -51,8 +51,7 @@ def _adaptive_average_pool(x: Tensor, output_size: Any) -> nn.Module:
 def _mean(x: Tensor, dim: Any = None, keepdim: bool = False) -> nn.Module | None:
     if not isinstance(dim, Sequence) or sorted(d % 4 for d in dim) != [2, 3]:
         return None
-    pool = nn.AdaptiveAvgPool2d(1)
-    return pool if keepdim else nn.Sequential(pool, nn.Flatten())
+    return nn.AdaptiveAvgPool2d(1)  # what it leaves out shows in the shape
 
 
 _MODULES: dict[Any, Callable[..., nn.Module | None]] = {
@@ -70,6 +69,14 @@ _MODULES: dict[Any, Callable[..., nn.Module | None]] = {
     "mean": _mean,
     "contiguous": lambda x: nn.Identity(),
 }
+
+
+def concatenated(node: fx.Node) -> Sequence[Any]:
+    """What a concatenation along the channels consists of; nothing if it is another one, or one of a computed list."""
+    parts = node.kwargs.get("tensors", node.args[0] if node.args else ())
+    along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    rank = len(shape_of(node) or ())
+    return parts if isinstance(parts, (list, tuple)) and along in (1, 1 - rank) else ()
 
 
 def module_of(node: fx.Node) -> nn.Module | None:
@@ -124,5 +131,9 @@ def _flattens(node: fx.Node) -> bool:
         return False
     sizes: Any = node.args[1:]
     sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    # A number written into the graph in place of the batch would be that of the example.
-    return not isinstance(sizes[0], int) or sizes[0] == -1
+    if len(sizes) != 2:
+        return False
+    # A number of features would be that of the example, as images of another size show where a layer reads them.
+    batch, features = sizes
+    sized = not isinstance(features, int) or features == -1 or all(user.op == "call_module" for user in node.users)
+    return sized and (batch == -1 or not isinstance(batch, int))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from tapernet.engine import layers
-from tapernet.engine.functions import ADDITIONS, CONCATENATIONS, module_of
+from tapernet.engine.functions import ADDITIONS, CONCATENATIONS, concatenated, module_of
 from tapernet.engine.layers import Variant
 from tapernet.engine.native import extension
 from tapernet.engine.steps import ByTorch, Lowered, Native, Row, Stops
-from tapernet.engine.values import Groups, Run, Value, shape_of, value_of
+from tapernet.engine.values import Groups, Run, Value, value_of
 from tapernet.errors import ConfigError
 from tapernet.nn.norm import PrefixBatchNorm, PrefixBatchNorm1d, PrefixBatchNorm2d
 from tapernet.nn.order import EXACT
@@ -81,14 +81,11 @@ class _Lowering:
         self.rows: list[Row] = []
 
     def run(self) -> Lowered:
-        inputs, result = [], None
+        start = result = None
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
-                inputs.append(node)
-                shape = shape_of(node)
-                value = None if shape is None or len(shape) < 2 else value_of(node, ((shape[1], -1),))
-                if value is not None:
-                    self.values[node] = value
+                start = node
+                self.learn(node)
             elif node.op == "output":
                 result = node.args[0]
             elif node not in self.values:  # otherwise an operation before it took it in
@@ -96,7 +93,8 @@ class _Lowering:
         self.close()
         if not isinstance(result, fx.Node):
             raise ConfigError("the engine runs networks that return one tensor")
-        return Lowered(self.steps, self.rows, result, inputs)
+        assert start is not None
+        return Lowered(self.steps, self.rows, result, start)
 
     def place(self, node: fx.Node) -> None:
         """Makes a node a native operation, or else a step of torch's."""
@@ -113,20 +111,12 @@ class _Lowering:
 
     def learn(self, node: fx.Node) -> None:
         """What is known of a result that torch computes."""
-        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
-        shape = shape_of(node)
-        if isinstance(module, PrefixModule):
-            runs = self.groups.runs(module.outputs)
-        elif not self.groups.any and shape is not None and len(shape) in (2, 4):
-            runs = ((shape[1], -1),)
-        else:
-            return
-        if (value := value_of(node, runs)) is not None:
+        if (value := value_of(node, self.groups.runs_of(node))) is not None:
             self.values[node] = value
 
     def emit(self, node: fx.Node) -> None:
         """Adds a node to the native run under way."""
-        if node.op != "call_module" and node.target in ADDITIONS | CONCATENATIONS:
+        if node.op in ("call_function", "call_method") and node.target in ADDITIONS | CONCATENATIONS:
             return self.combine(node)
         module = self.modules[str(node.target)] if node.op == "call_module" else module_of(node)
         if module is None or len(node.all_input_nodes) < 1:
@@ -137,8 +127,6 @@ class _Lowering:
     def apply(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
         kinds = {type(version) for version in layers.versions_of(module)}
         rule = _RULES.get(next(iter(kinds))) if len(kinds) == 1 else None
-        if isinstance(module, nn.Sequential):  # a mean over the image: pooling and flattening
-            rule = _Lowering.pool_and_flatten
         if rule is None:
             raise _Unsupported("no kernel")
         if source not in self.values:
@@ -161,16 +149,17 @@ class _Lowering:
         runs = self.runs_out(conv, conv.out_channels)
         if stops and isinstance(conv, TerminatingConv2d):
             return self.terminating(node, conv, value, runs)
-        finish = self.finish(node, [layers.bias_variant(v, conv.out_channels) for v in versions], clamp=relu)
         weights = self.weights(versions)
         window = layers.window_of(conv)
         depthwise = groups == conv.in_channels == conv.out_channels and groups > 1 and len(weights) == 1
         if depthwise:
-            number = self.network.depthwise(finish.name, value.id, weights[0], window, *finish.arguments)
             runs = value.runs  # each channel where it was, in whatever runs
+        finish = self.finish(node, runs, [layers.bias_variant(v, conv.out_channels) for v in versions], clamp=relu)
+        if depthwise:
+            number = self.network.depthwise(finish.name, value.id, weights[0], window, *finish.arguments)
         else:
             number = self.network.conv(finish.name, value.id, weights, runs, window, groups, False, *finish.arguments)
-        self.done(finish, "depthwise" if depthwise else DENSE, self.result(finish, runs, number))
+        self.done(finish, "depthwise" if depthwise else DENSE, number)
 
     def stopping(self, node: fx.Node, conv: TerminatingConv2d) -> tuple[bool, bool]:
         """Whether a terminating convolution stops early, and whether it ends in a ReLU."""
@@ -200,7 +189,7 @@ class _Lowering:
         stops = Stops(
             conv.checks, conv.terms, conv.out_channels, height * width, conv.bias is not None, value.runs, runs
         )
-        finish = self.finish(node, [], clamp=True)
+        finish = self.finish(node, runs, [], clamp=True)
         high = finish.limits[1]
         thresholds = [check.thresholds(conv.out_channels) for check in conv.checks]
         bias = None if conv.bias is None else conv.bias.detach().contiguous()
@@ -210,38 +199,37 @@ class _Lowering:
             weight_steps(conv.weight) if conv.rounds else None,
         )  # fmt: skip
         self.native.stops.append(stops)
-        self.done(finish, TERMINATING, self.result(finish, runs, number))
+        self.done(finish, TERMINATING, number)
 
     def linear(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
         versions = layers.versions_of(module)
         layer = versions[0]
         assert isinstance(layer, nn.Linear)
         value = self.take(source, layer)
-        if not value.flat or layer.in_features != value.channels * value.height * value.width:
+        if not value.flat or layer.in_features != value.channels * value.pixels:
             raise _Unsupported("its input is not one row of features")
-        finish = self.finish(node, [layers.bias_variant(v, layer.out_features) for v in versions])
+        runs = self.runs_out(layer, layer.out_features)
+        finish = self.finish(node, runs, [layers.bias_variant(v, layer.out_features) for v in versions])
         shape = (layer.out_features, value.channels, value.height, value.width)
         weights = [w.view(shape) for w in self.weights(versions)]
-        runs = self.runs_out(layer, layer.out_features)
         window = [value.height, value.width, 1, 1, 1, 1, 0, 0, 0, 0]
         number = self.network.conv(finish.name, value.id, weights, runs, window, 1, True, *finish.arguments)
-        self.done(finish, DENSE, self.result(finish, runs, number))
+        self.done(finish, DENSE, number)
 
     def normalise(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
         if not self.foldable(module):
             raise _Unsupported("batch-norm over the batch itself")
         value = self.take(source, module, channelwise=True)
-        if value.flat and value.height * value.width > 1:
+        if value.flat and value.pixels > 1:
             raise _Unsupported("batch-norm over flattened images")
-        finish = self.finish(node, *self.norm(module, value.channels))
-        number = self.network.affine(finish.name, value.id, *finish.arguments)
-        self.done(finish, "scale and shift", replace(value, id=number))
+        finish = self.finish(node, value.runs, *self.norm(module, value.channels))
+        self.done(finish, "scale and shift", self.network.affine(finish.name, value.id, *finish.arguments))
 
     def rectify(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
         value = self.take(source, channelwise=True)
         limits = CLAMPS[type(module)]
         number = self.network.affine(node.name, value.id, [layers.same_variant(value.channels)], NO_NORM, *limits)
-        self.done(_Finish(self.name_of(node), [node]), "scale and shift", replace(value, id=number))
+        self.done(_Finish(self.name_of(node), [node], value), "scale and shift", number)
 
     def pool(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
         axes = layers.pool_axes(module)
@@ -250,16 +238,11 @@ class _Lowering:
         value = self.take(source, channelwise=True)
         if value.flat:
             raise _Unsupported("pooling over features")
-        finish = self.finish(node, [])
+        finish = self.finish(node, value.runs, [])
         average = isinstance(module, (nn.AvgPool2d, nn.AdaptiveAvgPool2d))
         divisor = int(getattr(module, "divisor_override", None) or 0)
         number = self.network.pool(finish.name, value.id, *axes, average, divisor, *finish.limits)
-        self.done(finish, "average pooling" if average else "max pooling", self.result(finish, value.runs, number))
-
-    def pool_and_flatten(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
-        assert isinstance(module, nn.Sequential)
-        self.pool(node, module[0], source)
-        self.values[node] = self.values[node].flattened()
+        self.done(finish, "average pooling" if average else "max pooling", number)
 
     def flatten(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
         assert isinstance(module, nn.Flatten)
@@ -271,28 +254,23 @@ class _Lowering:
     def combine(self, node: fx.Node) -> None:
         """A sum of two values, or values one after the other."""
         concatenation = node.target in CONCATENATIONS
-        sources = list(node.args[0]) if concatenation else list(node.args)  # type: ignore[arg-type]
-        along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) if concatenation else 1
-        if not all(isinstance(s, fx.Node) and s in self.values for s in sources) or along != 1:
+        sources = concatenated(node) if concatenation else () if node.kwargs else node.args
+        if not sources or not all(isinstance(s, fx.Node) and s in self.values for s in sources):
             raise _Unsupported("no kernel")
-        if not concatenation and (len(sources) != 2 or node.kwargs):
-            raise _Unsupported("a sum of something else than two values")
         known = [self.values[s] for s in sources]  # type: ignore[index]
-        places = {(v.height, v.width) for v in known}
-        if len(places) > 1 or any(v.flat and v.height * v.width > 1 for v in known):
+        if len({(v.height, v.width, v.images) for v in known}) > 1 or any(v.flat and v.pixels > 1 for v in known):
             raise _Unsupported("values of different shapes")
-        if not concatenation and len({v.runs for v in known}) > 1:
-            raise _Unsupported("values of different shapes")
+        if not concatenation and (len(known) != 2 or known[0].runs != known[1].runs):
+            raise _Unsupported("a sum of something else than two values of the same channels")
         taken = [self.take(s, channelwise=True) for s in sources]  # type: ignore[arg-type]
         if concatenation:
             runs = tuple(run for v in taken for run in v.runs)
+            value = replace(taken[0], runs=runs)
             number = self.network.concat(node.name, [v.id for v in taken])
-            value = replace(taken[0], id=number, runs=runs)
-            self.done(_Finish(node.name, [node]), "concatenation", value)
+            self.done(_Finish(node.name, [node], value), "concatenation", number)
             return
-        finish = self.finish(node, [])
-        number = self.network.add(finish.name, taken[0].id, taken[1].id, *finish.limits)
-        self.done(finish, "sum", replace(taken[0], id=number))
+        finish = self.finish(node, taken[0].runs, [])
+        self.done(finish, "sum", self.network.add(finish.name, taken[0].id, taken[1].id, *finish.limits))
 
     # What operations take in and leave
 
@@ -310,14 +288,18 @@ class _Lowering:
         value = self.values[source]
         if isinstance(layer, PrefixModule):
             runs = self.groups.runs(layer.inputs)
-            uncut = all(group < 0 for _, group in (*runs, *value.runs))
-            if runs != value.runs and not uncut:
+            uncut = all(group < 0 for _, group, _ in (*runs, *value.runs))
+            if runs != value.features and not uncut:
                 raise _Unsupported("its input has other channels than it expects")
+        if self.native is not None and self.native.images != value.images:
+            self.close()
+            value = self.values[source]
         if value.id < 0 or self.native is None:
             narrow = all(self.reads_narrow(user) for user in source.users)
             value = replace(value, id=self.network.input(value.runs, narrow))
             assert self.native is not None
             self.native.inputs.append(source)
+            self.native.images = value.images
             self.values[source] = value
         mixes = isinstance(layer, (PrefixConv2d, PrefixLinear)) and layer.__dict__.get("groups", 1) == 1
         if self.ranges > 1 and mixes and not channelwise:
@@ -326,7 +308,7 @@ class _Lowering:
 
     def weighed(self, source: fx.Node, value: Value, layer: PrefixModule) -> Value:
         """A value times its profile, which differs between ranges of budgets."""
-        per_pixel = value.height * value.width if value.flat else 1
+        per_pixel = value.pixels if value.flat else 1
         gammas = [layers.profile_of(layer.inputs, r) for r in range(self.ranges)]
         if all(gamma is None for gamma in gammas):
             return value
@@ -341,7 +323,7 @@ class _Lowering:
         return [layers.weight_of(v, None if self.ranges > 1 else 0) for v in versions]
 
     def runs_out(self, layer: nn.Module, channels: int) -> tuple[Run, ...]:
-        return self.groups.runs(layer.outputs) if isinstance(layer, PrefixModule) else ((channels, -1),)
+        return self.groups.runs(layer.outputs) if isinstance(layer, PrefixModule) else ((channels, -1, 1),)
 
     def reads_narrow(self, user: fx.Node) -> bool:
         """Whether a node reads a block of few channels: convolutions over all channels, and linear layers."""
@@ -358,6 +340,7 @@ class _Lowering:
     def finish(
         self,
         node: fx.Node,
+        runs: tuple[Run, ...],
         variants: list[Variant],
         norm: int = NO_NORM,
         *,
@@ -367,6 +350,7 @@ class _Lowering:
 
         Args:
             node: the operation.
+            runs: channels of its result.
             variants: scale and shift of each range of budgets, or of all; none if the kernel has neither.
             norm: number of the batch-norm that it is.
             clamp: whether a ReLU belongs to it.
@@ -388,7 +372,10 @@ class _Lowering:
             took.append("ReLU")
         elif clamp:
             took.append("ReLU")
-        return _Finish(self.name_of(node), covered, tuple(took), (variants, norm, *limits), limits)
+        value = value_of(covered[-1], runs)
+        if value is None:
+            raise _Unsupported("its output is not a batch of images or features")
+        return _Finish(self.name_of(node), covered, value, tuple(took), (variants, norm, *limits), limits)
 
     def norm(self, module: nn.Module, channels: int) -> tuple[list[Variant], int]:
         """A batch-norm as scale and shift, or where the budget changes them, as the number of it."""
@@ -412,17 +399,10 @@ class _Lowering:
     def name_of(self, node: fx.Node) -> str:
         return str(node.target) if node.op == "call_module" else node.name
 
-    def result(self, finish: "_Finish", runs: tuple[Run, ...], number: int) -> Value:
-        """The value that an operation computes, of the shape that torch gives it."""
-        value = value_of(finish.covered[-1], runs, number)
-        if value is None:
-            raise _Unsupported("its output is not a batch of images or features")
-        return value
-
-    def done(self, finish: "_Finish", kernel: str, value: Value) -> None:
+    def done(self, finish: "_Finish", kernel: str, number: int) -> None:
         """Records what an operation computes, under every node that it covers."""
         for node in finish.covered:
-            self.values[node] = value
+            self.values[node] = replace(finish.value, id=number)
         self.rows.append(Row(finish.name, kernel, finish.took))
 
     def alias(self, node: fx.Node, source: fx.Node) -> None:
@@ -456,7 +436,8 @@ class _Finish:
 
     Args:
         name: in the summary.
-        covered: its node, and those that it takes in; the last one's value is what it computes.
+        covered: its node, and those that it takes in.
+        value: what the last of these computes, the shape that torch gives it.
         took: what it takes in, in words.
         arguments: variants, number of the batch-norm, and limits, as the kernels take them.
         limits: what its result is clamped to.
@@ -464,6 +445,7 @@ class _Finish:
 
     name: str
     covered: list[fx.Node]
+    value: Value
     took: tuple[str, ...] = ()
     arguments: tuple[Any, ...] = ()
     limits: tuple[float, float] = FREE

@@ -110,9 +110,7 @@ class Program:
 
     def __init__(self, lowered: Lowered, dial: Dial, attributes: dict[str, Tensor]) -> None:
         self.rows, self._dial, self._attributes = lowered.rows, dial, attributes
-        self._input, self._result = lowered.inputs[0], lowered.result
-        # Arguments that the network can do without have their defaults.
-        self._defaults = {node: next(iter(node.args), ()) for node in lowered.inputs[1:]}
+        self._input, self._result = lowered.input, lowered.result
         self.steps = [NativeStep(s) if isinstance(s, Native) else s for s in lowered.steps]
         self._all_native = not any(isinstance(s, ByTorch) for s in self.steps)
         # Nearly always, and small networks feel the difference.
@@ -150,7 +148,7 @@ class Program:
 
     def _walk(self, x: Tensor, run: Callable[[NativeStep, Sequence[Tensor]], list[Tensor]]) -> dict[fx.Node, Any]:
         """What every step computes, native ones by `run`."""
-        env: dict[fx.Node, Any] = {self._input: x, **self._defaults}
+        env: dict[fx.Node, Any] = {self._input: x}
         for step in self.steps:
             if isinstance(step, NativeStep):
                 results = run(step, [env[node] for node in step.inputs])

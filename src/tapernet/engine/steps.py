@@ -53,12 +53,14 @@ class Native:
         inputs: nodes that it reads.
         outputs: nodes whose values leave it, and whether as features.
         stops: of each terminating convolution.
+        images: of each value, for one of the network's.
     """
 
     network: Any
     inputs: list[fx.Node] = field(default_factory=list)
     outputs: list[tuple[fx.Node, bool]] = field(default_factory=list)
     stops: list[Stops] = field(default_factory=list)
+    images: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,15 @@ class Lowered:
         steps: native runs, and torch's operations between them.
         rows: of the summary.
         result: the node that the network returns.
-        inputs: the nodes that it takes; all but the first have a default.
+        input: the node that it takes.
     """
 
     steps: list[Native | ByTorch]
     rows: list[Row]
     result: fx.Node
-    inputs: list[fx.Node]
+    input: fx.Node
 
 
 def kept_channels(runs: Sequence[Run], kept: Sequence[int]) -> int:
     """Channels at a budget, from the kept count of each group."""
-    return sum(size if group < 0 else kept[group] for size, group in runs)
+    return sum(size if group < 0 else kept[group] * repeat for size, group, repeat in runs)

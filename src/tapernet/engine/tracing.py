@@ -1,18 +1,18 @@
 """The graph of a network with the shapes of an example, as `lower` reads it."""
 
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.graph import inplace_methods
 
-from tapernet.convert.terminate import LayerTracer
 from tapernet.engine.functions import drop_idle, reshapes_to_flatten
 from tapernet.errors import ConfigError
+from tapernet.graph import Shapes, Tracer
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.norm import PrefixBatchNorm
+
+BATCHES = 2, 3
+"""Images in two runs of a graph, which tell what grows with the batch."""
 
 
 def trace_with_shapes(model: nn.Module, example: Tensor) -> fx.GraphModule | str:
@@ -26,18 +26,16 @@ def trace_with_shapes(model: nn.Module, example: Tensor) -> fx.GraphModule | str
     """
     try:
         with eval_mode(model):
-            graph = fx.GraphModule(model, _InPlaceTracer().trace(model))
+            graph = fx.GraphModule(model, Tracer().trace(model))
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         return f"{type(model).__name__} cannot be traced by torch.fx: {error}"
     try:
-        # In inference mode torch counts no changes in place. The copy is for a network that changes its input.
-        with torch.inference_mode(False), torch.no_grad(), eval_mode(model):
-            shapes = _Shapes(graph)
-            shapes.run(example.clone(memory_format=torch.contiguous_format))
+        shapes, more = (_run(graph, model, example, images) for images in BATCHES)
     except Exception as error:  # whatever the model's forward raises
-        raise ConfigError(
-            f"{type(model).__name__} does not run on the example of shape {tuple(example.shape)}: {error}"
-        ) from error
+        _check_runs(model, example, error)
+        return f"the graph of {type(model).__name__} does not run on a batch of another size: {error}"
+    for node, found in shapes.results.items():
+        node.meta |= _meta(found, more.results[node])
     if shapes.read_again:
         node = shapes.read_again[0]
         return f"{shapes.overwritten[node]} changes {node} in place, which is read again"
@@ -46,37 +44,49 @@ def trace_with_shapes(model: nn.Module, example: Tensor) -> fx.GraphModule | str
     return graph
 
 
-class _InPlaceTracer(LayerTracer):
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _InPlaceProxy(node, self)
+def _run(graph: fx.GraphModule, model: nn.Module, example: Tensor, images: int) -> "_Watched":
+    # In inference mode torch counts no changes in place. The copy is for a network that changes its input.
+    with torch.inference_mode(False), torch.no_grad(), eval_mode(model):
+        watched = _Watched(graph)
+        watched.run(torch.cat([example, example])[:images])
+        return watched
 
 
-class _InPlaceProxy(fx.Proxy):
-    """Keeps `x += y` and its like; fx itself writes `x = x + y`, which those that hold the old x do not see."""
+def _check_runs(model: nn.Module, example: Tensor, error: Exception) -> None:
+    try:
+        with torch.no_grad(), eval_mode(model):
+            model(example.clone())
+    except Exception:
+        raise ConfigError(
+            f"{type(model).__name__} does not run on the example of shape {tuple(example.shape)}: {error}"
+        ) from error
 
 
-def _kept(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    def operate(x: fx.Proxy, y: Any) -> fx.Proxy:
-        return x.tracer.create_proxy("call_function", getattr(operator, name), (x, y), {})
+def _meta(found: Any, more: Any) -> dict[str, Any]:
+    """What is known of a result, from those of the two `BATCHES`.
 
-    return operate
+    It has some images for each of the network's if its first dimension alone grows with the batch.
+    """
+    if not isinstance(found, Tensor) or not isinstance(more, Tensor):
+        return {}
+    few, many = BATCHES
+    images = len(found) // few if found.dim() and found.shape[1:] == more.shape[1:] else 0
+    grows = images > 0 and (len(found), len(more)) == (few * images, many * images)
+    return {"dtype": found.dtype, "images": images if grows else None}
 
 
-for _name in inplace_methods.keys() - {"setitem"}:  # assignments to a part stay without a graph, as fx has it
-    setattr(_InPlaceProxy, f"__{_name}__", _kept(_name))
-
-
-class _Shapes(fx.Interpreter):
-    """Runs the graph, leaves empty tensors of the results' shapes, and watches for changes in place.
+class _Watched(Shapes):
+    """Runs the graph, and watches for changes in place.
 
     Attributes:
+        results: of each node, as empty tensors.
         overwritten: nodes whose results have changed since, each with the node that first changed it.
         read_again: those of them that a later node reads, or the next call.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.extra_traceback = False  # an error keeps the words of whoever raised it
+        self.results: dict[fx.Node, Any] = {}
         self.overwritten: dict[fx.Node, fx.Node] = {}
         self.read_again: list[fx.Node] = []
         self._memory: dict[fx.Node, set[fx.Node]] = {}
@@ -93,7 +103,7 @@ class _Shapes(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         read = [(node, x, x._version) for node in n.all_input_nodes for x in _tensors(self.env[node])]
         result = super().run_node(n)
-        n.meta["example"] = torch.empty_like(result, device="meta") if isinstance(result, Tensor) else result
+        self.results[n] = torch.empty_like(result, device="meta") if isinstance(result, Tensor) else result
         self.read_again += [node for node in n.all_input_nodes if node in self.overwritten]
         self._overwrite(n, [node for node, x, version in read if x._version != version])
         places = {_place(x) for x in _tensors(result)}
