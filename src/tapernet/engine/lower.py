@@ -295,6 +295,8 @@ class _Lowering:
             self.close()
             value = self.values[source]
         if value.id < 0 or self.native is None:
+            if value.flat:  # what was flattened comes as features
+                value = replace(value, runs=value.features, height=1, width=1)
             narrow = all(self.reads_narrow(user) for user in source.users)
             value = replace(value, id=self.network.input(value.runs, narrow))
             assert self.native is not None
