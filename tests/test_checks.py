@@ -96,3 +96,42 @@ def test_numbers(value: object) -> None:
             check_number("x", value, 0)
     with pytest.raises(ConfigError, match="x is a whole number above 0 to 3, not"):
         check_number("x", value, 0, 3, whole=True, above=True)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "x", {"a": 1}, torch.ones(3), (torch.ones(2, 1, 4, 4), None), nn.ReLU])
+def test_placement_and_calibration_take_images_and_say_so(wrong: Any, train: tn.ImageData) -> None:
+    stopping = tn.terminate(nn.Sequential(nn.Conv2d(1, 3, 4), nn.ReLU(), nn.Flatten()), torch.zeros(1, 1, 4, 4))
+    net = tn.taper(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3)),
+                   torch.zeros(2, 1, 4, 4))  # fmt: skip
+    tn.calibrate(net, [train.as_float()], [0.7])
+    with pytest.raises(DataError, match="images"):
+        tn.place_checks(stopping, wrong, tolerance=0.5)
+    if not isinstance(wrong, tuple):
+        with pytest.raises(ConfigError, match="the network: a torch module"):
+            tn.place_checks(wrong, train, tolerance=0.5)
+        with pytest.raises(ConfigError):
+            tn.calibrate(net, wrong, [0.5])
+        with pytest.raises(ConfigError, match="budget"):
+            tn.calibrate(net, [train.as_float()], wrong)
+    assert net.calibrated_budgets() == [0.7]
+    for labels in (train.labels.float(), train.labels - 1, train.labels.tolist(), train.labels + 9):
+        with pytest.raises(DataError, match=r"labels|classes"):
+            tn.place_checks(stopping, (train.as_float(), labels), tolerance=0.5)
+    with pytest.raises(ConfigError, match=r"in torch\.float64, but images are torch\.float32"):
+        tn.place_checks(stopping.double(), train, tolerance=0.5)
+    tn.place_checks(stopping, (train.as_float().double(), train.labels), tolerance=0.5)
+
+
+@pytest.mark.parametrize("name", ["settings", "fabric", "run_dir", "answers", "recipe"])
+def test_arguments_of_fit_of_another_kind_are_named(
+    name: str, plain: nn.Module, train: tn.ImageData, val: tn.ImageData
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: .*, not "):
+        tn.fit(plain, train, val, **{"recipe": tn.FineTune(epochs=1), "progress": False, name: torch.ones(3)})
+
+
+def test_arrays_in_place_of_tensors_are_told(train: tn.ImageData) -> None:
+    for images, labels in ((train.images.numpy(), train.labels), (train.images, train.labels.numpy()),
+                           (train.images, train.labels.tolist())):  # fmt: skip
+        with pytest.raises(DataError, match=r"(images|labels) are a tensor, not a (ndarray|list): torch\.as_tensor"):
+            tn.ImageData(images, labels, train.class_names)

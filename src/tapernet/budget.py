@@ -7,6 +7,7 @@ product does not (0.29 * 100 is 28.999...).
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from tapernet.errors import ConfigError
 
@@ -50,13 +51,21 @@ def kept_count(size: int, percent: int, multiple: int = 1) -> int:
     return min(size, -(-count // multiple) * multiple)
 
 
+def several(budgets: object) -> tuple[Any, ...]:
+    """The budgets as a tuple, each unchecked; raises ConfigError for anything but several."""
+    try:
+        if not isinstance(budgets, (str, bytes)):
+            return tuple(budgets)  # type: ignore[arg-type]
+    except TypeError:  # also of a tensor without dimensions, which calls itself iterable
+        pass
+    raise ConfigError(f"budgets are several numbers in (0, 1], as in (1.0, 0.5), not {budgets!r}")
+
+
 def check_budgets(budgets: Iterable[float], *, distinct: bool = True) -> tuple[float, ...]:
     """The budgets as a tuple, each checked; raises ConfigError if there is none, or one stands twice."""
-    if not isinstance(budgets, Iterable) or isinstance(budgets, (str, bytes)):
-        raise ConfigError(f"budgets are several numbers in (0, 1], as in (1.0, 0.5), not {budgets!r}")
-    checked = tuple(to_percent(b) / 100 for b in budgets)
+    checked = tuple(to_percent(b) / 100 for b in several(budgets))
     if not checked:
-        raise ConfigError("at least one budget is needed")
+        raise ConfigError("budgets: at least one budget is needed")
     if distinct and len(set(checked)) < len(checked):
         raise ConfigError(f"a budget stands twice in {checked}")
     return checked

@@ -37,14 +37,36 @@ def check_number(
     raise ConfigError(f"{name} is a {'whole' if whole else 'finite'} number {bounds}, not {value!r}")
 
 
-def check_network(net: object, whose: str = "the network") -> None:
-    """Raises ConfigError unless `net` is a module with parameters in single precision, as images are."""
-    if not isinstance(net, nn.Module):
-        raise ConfigError(f"{whose} is a torch module, not {describe(net)}")
+def check_numbers(name: str, values: object, count: int, low: float = 0, *, whole: bool = False) -> None:
+    """Raises ConfigError unless `values` are `count` numbers from `low`, in a tuple or list."""
+    check_kind(name, values, (tuple, list), f"{count} numbers")
+    assert isinstance(values, (tuple, list))
+    if len(values) != count:
+        raise ConfigError(f"{name}: {count} numbers, not {values!r}")
+    for value in values:
+        check_number(f"each of {name}", value, low, whole=whole)
+
+
+def check_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raises ConfigError unless `value` is an instance of `kind`, which `expected` puts in words."""
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name}: {expected}, not {describe(value)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises ConfigError unless `value` is True or False."""
+    check_kind(name, value, bool, "True or False")
+
+
+def check_network(net: object, dtype: torch.dtype = torch.float32, whose: str = "the network") -> None:
+    """Raises ConfigError unless `net` is a module with parameters of the images' type."""
+    check_kind(whose, net, nn.Module, "a torch module")
+    assert isinstance(net, nn.Module)
     for path, parameter in net.named_parameters():
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise ConfigError(f"{whose} has {path} in {parameter.dtype}, but images are float32: "
-                              f"net.float() converts it")
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            raise ConfigError(
+                f"{whose} has {path} in {parameter.dtype}, but images are {dtype}: net.to({dtype}) converts it"
+            )
 
 
 def check_images(name: str, data: object) -> None:
@@ -62,24 +84,28 @@ def check_batch(name: str, batch: object) -> None:
         raise DataError(f"{name} is a batch of one input or more in floating point, not {describe(batch)}")
 
 
-def check_scores(net: nn.Module, data: ImageData, whose: str = "the network", *, spare: bool = False) -> None:
+def check_scores(
+    net: nn.Module, images: Tensor, classes: int, whose: str = "the network", *, spare: bool = False
+) -> None:
     """Runs the network on two images, as a try.
 
     Args:
         net: in any mode; a network with a dial needs no batch-norm statistics.
-        data: whose images and classes the network should suit.
+        images: standardised, shape (n, channels, height, width).
+        classes: of the images.
         whose: the network's name in messages.
         spare: it may have more outputs than there are classes.
 
     Raises:
-        ConfigError: it is no network, not in single precision, or fails on the images.
+        ConfigError: it is no network, of another type than the images, or fails on them.
         DataError: its output is no tensor of shape (n, classes).
     """
-    check_network(net, whose)
-    if isinstance(net, TaperedNet) and data.shape != net.input_shape:
-        raise DataError(f"the images have shape {data.shape}, but {whose} takes {net.input_shape}")
+    check_network(net, images.dtype, whose)
+    shape = tuple(images.shape[1:])
+    if isinstance(net, TaperedNet) and shape != net.input_shape:
+        raise DataError(f"the images have shape {shape}, but {whose} takes {net.input_shape}")
     parameter = next(net.parameters(), None)
-    images = data.as_float()[:2].to(None if parameter is None else parameter.device)
+    images = images[:2].to(None if parameter is None else parameter.device)
     stand_in: AbstractContextManager[None] = standing_in(net) if isinstance(net, TaperedNet) else nullcontext()
     try:
         with eval_mode(net), stand_in, torch.no_grad():
@@ -87,13 +113,13 @@ def check_scores(net: nn.Module, data: ImageData, whose: str = "the network", *,
     except TapernetError:
         raise
     except Exception as error:  # whatever the model's forward raises
-        raise ConfigError(f"{whose} does not run on images of shape {data.shape}: {error}") from error
+        raise ConfigError(f"{whose} does not run on images of shape {shape}: {error}") from error
     found = tuple(scores.shape[1:]) if isinstance(scores, Tensor) else None
     if found is None:
         raise DataError(f"{whose} gives {describe(scores)}, not a tensor of scores: "
                         f"wrap it in a module that returns one")  # fmt: skip
-    if len(found) != 1 or not (found[0] >= data.classes if spare else found[0] == data.classes):
-        raise DataError(f"{whose} gives scores of shape {found} for an image, but the data set has {data.classes} "
+    if len(found) != 1 or not (found[0] >= classes if spare else found[0] == classes):
+        raise DataError(f"{whose} gives scores of shape {found} for an image, but the data set has {classes} "
                         f"classes")  # fmt: skip
 
 
@@ -101,6 +127,8 @@ def describe(value: object) -> str:
     """What was given, in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}, shape {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple):
         return f"{type(value).__name__} of shape {shape}"

@@ -165,7 +165,7 @@ def test_what_is_no_start_of_a_run_is_refused(
         (["--placement", "greedi"], "did you mean 'greedy'"),
         (["--options", "{shars: [0.1]}"], "did you mean 'shares'"),
         (["--order", "magnitud"], "did you mean 'magnitude'"),
-        (["--tolerance", "1.5"], "in [0, 1]"),
+        (["--tolerance", "1.5"], "from 0 to 1"),
         (["--budgets", "[0.5]"], "dial"),
         (["--mac_penalty", "-1"], "mac_penalty is a finite number from 0"),
         (["--penalty_of", "tim", "--mac_penalty", "1"], "did you mean 'time'"),

@@ -318,7 +318,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_first_epoch(
 
 @pytest.mark.parametrize("bad", [TESLA, "TESLA"])
 def test_what_is_no_recipe_is_refused(bad: object, plain: nn.Module, train: ImageData, val: ImageData) -> None:
-    with pytest.raises(ConfigError, match=r"the recipe is one such as TESLA\(\), not .*TESLA"):
+    with pytest.raises(ConfigError, match=r"recipe: one such as TESLA\(\), not .*TESLA"):
         fit(taper(plain, EXAMPLE), train, val, bad, progress=False)  # type: ignore[arg-type]
 
 

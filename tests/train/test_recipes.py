@@ -6,6 +6,7 @@ from torch import nn
 
 from tapernet import FineTune, TaperedNet, taper
 from tapernet.errors import ConfigError
+from tapernet.train.objective import Objective
 from tapernet.train.recipes import IDP, MPIDP, RTESLA, TESLA, Recipe, Slimmable, Stage
 
 RECIPES = Recipe.__subclasses__()
@@ -116,7 +117,18 @@ def test_fine_tuning_shares_the_weight_or_takes_it(net: TaperedNet) -> None:
         (lambda: RTESLA(max_epochs=0), "max_epochs"),
         (lambda: Slimmable(epochs=0), "epochs"),
         (lambda: Slimmable(extra=2.0), "extra is a whole number"),  # type: ignore[arg-type]
-        (lambda: FineTune(budgets=()), "at least one budget"),
+        (lambda: FineTune(budgets=()), "budgets: at least one budget"),
+        (lambda: FineTune(budgets=None), "budgets are several numbers"),  # type: ignore[arg-type]
+        (lambda: FineTune(budgets=torch.tensor(0.5)), "budgets are several numbers"),  # type: ignore[arg-type]
+        (lambda: FineTune(weights=1.0), "weights: 1 numbers, not 1.0"),  # type: ignore[arg-type]
+        (lambda: FineTune(weights=(None,)), "each of weights is a finite number"),  # type: ignore[arg-type]
+        (lambda: FineTune(distill=None), "distill: True or False"),  # type: ignore[arg-type]
+        (lambda: FineTune(penalty_weights=(1.0,)), "weights of the MAC penalty"),  # type: ignore[arg-type]
+        (lambda: FineTune(penalty_weights={"0": None}), "weight of the MAC penalty"),  # type: ignore[dict-item]
+        (lambda: RTESLA(probabilities=0.5), "probabilities: 4 numbers"),  # type: ignore[arg-type]
+        (lambda: RTESLA(probabilities=(float("nan"), 0.0, 0.5, 0.5)), "each of probabilities"),
+        (lambda: Objective({1.0: float("inf")}), "the weight of a budget"),
+        (lambda: Objective((1.0,)), "weights: a number for each budget"),  # type: ignore[arg-type]
         (lambda: FineTune(epochs=float("inf")), "epochs"),  # type: ignore[arg-type]
         (lambda: FineTune(mac_penalty=float("inf")), "mac_penalty"),
         (lambda: FineTune(taught_temperature=float("inf")), "taught_temperature"),

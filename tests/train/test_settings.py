@@ -56,6 +56,16 @@ def test_images_grow_from_pair_to_pair() -> None:
         ({"batch_size": 10**30}, "batch_size"),
         ({"seed": 2**64}, "seed"),
         ({"seed": True}, "seed is a whole number"),
+        ({"sides": None}, "sides: pairs of epochs and pixels, not None"),
+        ({"sides": (4, 16)}, "sides: epochs and pixels: 2 numbers, not 4"),
+        ({"sides": ((4, 16, 2),)}, "sides: epochs and pixels: 2 numbers"),
+        ({"sides": ((1.5, 16),)}, "each of sides: epochs and pixels is a whole number from 1"),
+        ({"augment": None}, "augment: a tuple of names, not None"),
+        ({"augment": "flip"}, "augment: a tuple of names"),
+        ({"augment": ("flop",)}, "unknown augmentation 'flop' .did you mean 'flip'"),
+        ({"profile_order": []}, "unknown profile_order"),
+        ({"precision": 16}, "precision: a name"),
+        ({"channels_last": None}, "channels_last: True or False, not None"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, object], message: str) -> None:

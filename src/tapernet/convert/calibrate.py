@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from tapernet.budget import several
 from tapernet.errors import ConfigError
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import Budget, TaperedNet
@@ -31,7 +32,7 @@ def calibrate(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], bud
     """
     if not isinstance(net, TaperedNet):
         raise ConfigError(f"calibrate takes a network from taper, not a {type(net).__name__}")
-    budgets = list(budgets)
+    budgets = several(budgets)
     for budget in budgets:
         with net.at(budget):
             pass
@@ -51,9 +52,9 @@ def calibrate(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], bud
 def _measure(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], budgets: Sequence[Budget]) -> None:
     drawn = 0
     with measuring(net):
-        for drawn, batch in enumerate(batches, start=1):
+        for drawn, batch in enumerate(_drawn(batches), start=1):
             images = batch if isinstance(batch, Tensor) else batch[0] if isinstance(batch, Sequence) else None
-            if not isinstance(images, Tensor):
+            if not isinstance(images, Tensor) or images.dim() == 0:
                 raise ConfigError(f"a batch is a tensor of images, or a sequence that starts with one, "
                                   f"not a {type(batch).__name__}")  # fmt: skip
             if len(images) < 2:
@@ -66,6 +67,13 @@ def _measure(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], budg
                     _run(net, images)
     if not drawn:
         raise ConfigError("calibrate needs at least one batch of images")
+
+
+def _drawn(batches: Iterable[Tensor | Sequence[Tensor]]) -> Iterator[Tensor | Sequence[Tensor]]:
+    try:
+        return iter(batches)
+    except TypeError:
+        raise ConfigError(f"batches are several tensors of images, as in [images], not {batches!r}") from None
 
 
 def _run(net: TaperedNet, images: Tensor) -> None:

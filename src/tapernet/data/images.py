@@ -156,6 +156,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def _check_images(images: Tensor) -> None:
+    _check_tensor("images", images)
     if images.ndim != 4:
         raise DataError(f"images have 4 dimensions (N, C, H, W), not shape {tuple(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -168,7 +169,13 @@ def _check_images(images: Tensor) -> None:
             raise DataError(f"image {int(wrong[0])} holds a value that is not finite")
 
 
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise DataError(f"{name} are a tensor, not a {type(value).__name__}: torch.as_tensor converts an array")
+
+
 def _check_labels(labels: Tensor, images: int, classes: int) -> None:
+    _check_tensor("labels", labels)
     if labels.ndim != 1:
         raise DataError(f"labels have 1 dimension (N,), not shape {tuple(labels.shape)}")
     if labels.dtype != torch.int64:

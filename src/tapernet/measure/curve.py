@@ -157,8 +157,8 @@ def evaluate(
     """
     where = measured_budgets(net, budgets)
     check_images("data", data)
-    check_scores(net, data, spare=True)
     images = data.as_float()
+    check_scores(net, images, data.classes, spare=True)
     found = accuracies(net, images, data.labels, where, batch_size)
     times = latencies(net, images[:1], where) if latency else [None] * len(where)
     points = []

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tapernet.checks import check_network, check_number, check_scores
 from tapernet.errors import ConfigError
 from tapernet.measure.inputs import Labelled, images_and_labels
 from tapernet.measure.termination import measure_inputs
@@ -64,26 +65,27 @@ def place_checks(
 
     Raises:
         ConfigError: a tolerance outside [0, 1]; an unknown method or option; a network without terminating layers, or
-            in the exact order, which stops without checks.
-        DataError: no images, or not as many labels.
+            in the exact order, which stops without checks; or one that does not run on the images.
+        DataError: no images, or not as many labels; scores of fewer classes than the labels name.
     """
     place = PLACEMENTS[method]
     known = [p.name for p in inspect.signature(place).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in options:
         if name not in known:
             raise ConfigError(unknown(f"option of {method}", name, known))
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance <= 1:
-        raise ConfigError(f"the tolerance is an accuracy drop in [0, 1], not {tolerance!r}")
+    check_number("the tolerance", tolerance, 0, 1)
+    images, labels = images_and_labels(data)
+    check_network(net, images.dtype)
     layers = terminating_layers(net).values()
     if not layers:
         raise ConfigError(f"{type(net).__name__} has no terminating layer: call terminate(model, example) first")
     if any(layer.options.order == EXACT for layer in layers):
         raise ConfigError("a network in the exact order stops by itself: there is nothing to place")
-    images, labels = images_and_labels(data)
     before = [(layer.options, layer.checks) for layer in layers]
     try:
         for layer in layers:
             layer.set_checks([])
+        check_scores(net, images, int(labels.max()) + 1, spare=True)
         if any(layer.options.order == "expected" and layer.input_mean.isnan().any() for layer in layers):
             measure_inputs(net, images[:MEASURED])
         return place(net, images, labels, tolerance, **options)

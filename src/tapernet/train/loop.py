@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tapernet.budget import TEN_BUDGETS
-from tapernet.checks import check_images, check_scores
+from tapernet.checks import check_images, check_kind, check_scores
 from tapernet.convert.calibrate import calibrate, few_batches, measuring
 from tapernet.data import ImageData, augment, batches
 from tapernet.data.augment import shrink
@@ -95,9 +95,12 @@ def fit(
         FileError: `run_dir` cannot be written, or its checkpoint is not whole.
         TrainingError: the loss is no longer finite.
     """
-    settings = settings or Settings()
-    if not isinstance(recipe, Recipe):
-        raise ConfigError(f"the recipe is one such as TESLA(), not {recipe!r}")
+    settings = Settings() if settings is None else settings
+    check_kind("recipe", recipe, Recipe, "one such as TESLA()")
+    check_kind("settings", settings, Settings, "Settings(...)")
+    check_kind("fabric", fabric, (Fabric, type(None)), "a Fabric of lightning_fabric")
+    for name, path in (("run_dir", run_dir), ("answers", answers)):
+        check_kind(name, path, (str, os.PathLike, type(None)), "a folder's path")
     if run_dir is not None:
         check_writable(Path(run_dir) / CHECKPOINT)
     _check_data(net, train, val, settings)
@@ -139,7 +142,7 @@ def _make_fabric(precision: str) -> Fabric:
 def _check_data(net: nn.Module, train: ImageData, val: ImageData, settings: Settings) -> None:
     for name, data in (("train", train), ("val", val)):
         check_images(name, data)
-        check_scores(net, data)
+        check_scores(net, data.as_float(), data.classes)
     if train.shape != val.shape or train.classes != val.classes:
         raise DataError("training and validation data differ in image shape or classes")
     if not any(parameter.requires_grad for parameter in net.parameters()):
@@ -154,7 +157,7 @@ def _check_data(net: nn.Module, train: ImageData, val: ImageData, settings: Sett
 def _check_teacher(teacher: nn.Module, net: nn.Module, train: ImageData) -> None:
     if teacher is net:
         raise ConfigError("the teacher is the network itself: give a copy, which training does not change")
-    check_scores(teacher, train, "the teacher")
+    check_scores(teacher, train.as_float(), train.classes, "the teacher")
 
 
 def _least_batch(net: nn.Module, images: int, batch_size: int, processes: int) -> int:

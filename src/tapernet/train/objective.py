@@ -3,7 +3,6 @@
 Every recipe minimises one; recipes differ in how its weights move from stage to stage, or from step to step.
 """
 
-import math
 import random
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapernet.budget import check_budgets, to_percent
-from tapernet.checks import check_number
+from tapernet.checks import check_flag, check_kind, check_number
 from tapernet.errors import ConfigError
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import at
@@ -56,10 +55,11 @@ class Penalty:
     def __post_init__(self) -> None:
         check_number("the factor of the MAC penalty", self.factor, 0)
         check_number("the temperature of the MAC penalty", self.temperature, 0, above=True)
-        weights = None if self.weights is None else self.weights.values()
-        if weights is not None and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
-            raise ConfigError(f"the weights of the MAC penalty are finite, not negative and not all zero, "
-                              f"but are {self.weights!r}")  # fmt: skip
+        check_kind("the weights of the MAC penalty", self.weights, (Mapping, type(None)), "a number for each layer")
+        for weight in (self.weights or {}).values():
+            check_number("each weight of the MAC penalty", weight, 0)
+        if self.weights is not None and not sum(self.weights.values()) > 0:
+            raise ConfigError(f"the weights of the MAC penalty are not all zero, but are {self.weights!r}")
 
 
 NO_PENALTY = Penalty()
@@ -87,7 +87,11 @@ class Objective:
     taught_temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        check_kind("weights", self.weights, Mapping, "a number for each budget")
         check_budgets(self.weights)
+        for weight in self.weights.values():
+            check_number("the weight of a budget", weight, 0)
+        check_flag("distill", self.distill)
         check_number("taught_temperature", self.taught_temperature, 0, above=True)
         check_number("taught", self.taught, 0, 1)
 

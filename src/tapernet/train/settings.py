@@ -7,7 +7,8 @@ from math import cos, pi
 import torch
 from torch import nn
 
-from tapernet.checks import check_number
+from tapernet.checks import check_flag, check_kind, check_number, check_numbers
+from tapernet.data.augment import AUGMENTATIONS
 from tapernet.errors import ConfigError
 from tapernet.profile import PROFILE_ORDERS
 from tapernet.registry import unknown
@@ -59,13 +60,18 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for kind, name, valid in (
+        check_kind("augment", self.augment, (tuple, list), "a tuple of names")
+        names: tuple[tuple[str, str, Iterable[str]], ...] = (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
-            ("order of profiles", self.profile_order, PROFILE_ORDERS),
-        ):
-            if name not in valid:
+            ("profile_order", self.profile_order, PROFILE_ORDERS),
+            *(("augmentation", name, AUGMENTATIONS) for name in self.augment),
+        )
+        for kind, name, valid in names:
+            if name not in tuple(valid):
                 raise ConfigError(unknown(kind, name, valid))
+        check_kind("precision", self.precision, str, "a name such as '32-true'")
+        check_flag("channels_last", self.channels_last)
         check_number("batch_size", self.batch_size, 1, whole=True)
         check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
         if self.views is not None:
@@ -75,8 +81,9 @@ class Settings:
         for field in ("warmup", "weight_decay"):
             check_number(field, getattr(self, field), 0)
         check_number("momentum", self.momentum, 0, 1)
-        if any(min(pair) < 1 for pair in self.sides):
-            raise ConfigError(f"sides are pairs of epochs and pixels, both at least 1, not {self.sides!r}")
+        check_kind("sides", self.sides, (tuple, list), "pairs of epochs and pixels")
+        for pair in self.sides:
+            check_numbers("sides: epochs and pixels", pair, 2, low=1, whole=True)
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over the network's weights."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from tapernet.budget import check_budgets
-from tapernet.checks import check_number
+from tapernet.checks import check_number, check_numbers
 from tapernet.errors import ConfigError
 from tapernet.nn.learning import learning_thresholds
 from tapernet.nn.terminating import terminating_layers
@@ -59,13 +59,11 @@ class FineTune(Recipe):
         check_epochs("patience", self.patience, optional=True)
         for field in ("mac_penalty", "threshold_scale"):
             check_number(field, getattr(self, field), 0)
-        for weight in self.weights or ():
-            check_number("a weight", weight, 0)
-        if self.weights is not None and (len(self.weights) != len(self.budgets) or min(self.weights) < 0):
-            raise ConfigError(f"weights are {len(self.budgets)} numbers, not negative: {self.weights}")
+        if self.weights is not None:
+            check_numbers("weights", self.weights, len(self.budgets))
+        self._objective({1.0: 1.0})  # tells now what it would not take later
         if self.penalty_weights is not None:  # in one order, since a checkpoint knows them as text
             object.__setattr__(self, "penalty_weights", dict(sorted(self.penalty_weights.items())))
-        self._objective({1.0: 1.0})  # tells now what it would not take later
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """One stage.

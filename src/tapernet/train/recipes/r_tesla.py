@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from tapernet.budget import check_budgets
+from tapernet.checks import check_numbers
 from tapernet.errors import ConfigError
 from tapernet.train.objective import Objective
 from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
@@ -41,11 +42,10 @@ class RTESLA(Recipe):
         check_epochs("max_epochs", self.max_epochs)
         check_epochs("patience", self.patience)
         check_epochs("task_epochs", self.task_epochs, optional=True)
-        shares = self.probabilities
-        if shares is None:
-            return
-        if len(shares) != len(self.budgets) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ConfigError(f"probabilities are {len(self.budgets)} numbers, not negative, that sum to 1: {shares}")
+        if self.probabilities is not None:
+            check_numbers("probabilities", self.probabilities, len(self.budgets))
+            if abs(sum(self.probabilities) - 1) > 1e-6:
+                raise ConfigError(f"probabilities sum to 1, not as {self.probabilities}")
 
     def stages(self, net: nn.Module, seed: int) -> Stages:
         """Stages in an order that the seed draws."""

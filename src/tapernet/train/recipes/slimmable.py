@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from tapernet.budget import TEN_BUDGETS, check_budgets
-from tapernet.checks import check_number
+from tapernet.checks import check_flag, check_number
 from tapernet.errors import ConfigError
 from tapernet.train.objective import Sandwich
 from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
@@ -35,6 +35,7 @@ class Slimmable(Recipe):
             raise ConfigError("the sandwich rule needs at least two budgets")
         check_number("largest_weight", self.largest_weight, 0, above=True)
         check_number("extra", self.extra, 0, len(self.budgets) - 2, whole=True)
+        check_flag("distill", self.distill)
         check_epochs("epochs", self.epochs)
 
     def stages(self, net: nn.Module, seed: int) -> Stages:

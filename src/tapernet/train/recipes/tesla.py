@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from tapernet.budget import check_budgets
+from tapernet.checks import check_number
 from tapernet.errors import ConfigError
 from tapernet.train.objective import Objective
 from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, percents
@@ -12,8 +13,9 @@ from tapernet.train.recipes.base import Recipe, Stage, Stages, check_epochs, per
 
 def check_alpha(alpha: float) -> None:
     """Raises ConfigError unless 0 < alpha < 1."""
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-        raise ConfigError(f"the aggregation coefficient alpha lies between 0 and 1, not {alpha!r}")
+    check_number("alpha", alpha, 0, 1, above=True)
+    if alpha == 1:
+        raise ConfigError("alpha is below 1, or the earlier tasks would be forgotten")
 
 
 @dataclass(frozen=True)
