@@ -1,5 +1,6 @@
 """The command line as a user meets it, in one process for speed."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_a_recipe_that_is_named_has_its_own_defaults(recipe: Recipe, capsys: pyt
     [
         (["train", "--recipe", "TELSA"], "unknown recipe 'TELSA' (did you mean 'TESLA'?)"),
         (["train", "--recipe", "TESLA", "--recipe.alhpa", "0.5"], "unknown option of TESLA 'alhpa'"),
-        (["train", "--recipe", "TESLA", "--recipe.alpha", "3"], "alpha lies between 0 and 1"),
+        (["train", "--recipe", "TESLA", "--recipe.alpha", "3"], "alpha is a finite number above 0 to 1"),
         (["train", "--recipe", "TESLA", "--recipe.alpha", "x"], "float'>. Got value: x"),
         (["train", "--recipe.alpha", "3"], "needs the recipe's name: --recipe FineTune | IDP |"),
         (["train", "--teacher", "mlp-digit"], "no trained network of that name: mlp-digit"),
@@ -141,6 +142,22 @@ def test_the_network_is_not_written_over(refused: Callable[[Sequence[str]], str]
         said = refused([command, "--net", "net.safetensors", "--output", "./net.safetensors"])
         assert "it would be lost" in said
     assert (tmp_path / "net.safetensors").read_bytes() == before
+
+
+def test_results_are_of_code_that_is_committed(
+    refused: Callable[[Sequence[str]], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("tapernet.commands.reproduce")
+    asked: list[object] = []
+    monkeypatch.setattr(module, "commit", lambda: "abc-dirty")
+    monkeypatch.setattr(module, "run", lambda path, job: asked.append(path))
+    command = ["reproduce", "tesla/mnist_idp", "--experiments", EXPERIMENTS, "--results", str(tmp_path)]
+    assert "the code differs from commit abc, so that nobody could repeat" in refused(command)
+    assert not asked
+    assert main([*command, "--dirty", "true"]) == 0
+    monkeypatch.setattr(module, "commit", lambda: "abc")
+    assert main(command) == 0
+    assert len(asked) == 2
 
 
 def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:

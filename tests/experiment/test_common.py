@@ -1,3 +1,4 @@
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 from tapernet.data import load_data
 from tapernet.errors import ConfigError, FileError
+from tapernet.experiment import common
 from tapernet.experiment.common import Results, input_spec, open_teacher, unchanged
 from tapernet.files import read_json
 
@@ -96,3 +98,47 @@ def test_a_teacher_knows_the_same_classes_on_the_same_scale() -> None:
         open_teacher("mlp-digits", replace(spec, std=(0.5,)))
     with pytest.raises(FileError, match="no trained network of that name: mlp-digit"):
         open_teacher("mlp-digit", spec)
+
+
+def test_code_that_differs_from_its_commit_is_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
+
+    def found() -> str:
+        common.commit.cache_clear()
+        return common.commit() or ""
+
+    monkeypatch.setattr(common, "__file__", str(tmp_path / "src" / "common.py"))
+    (tmp_path / "src").mkdir()
+    assert found() == ""
+    (tmp_path / "src" / "common.py").write_text("1")
+    git("init", "-q")
+    git("add", "src")
+    git("commit", "-q", "-m", "first")
+    clean = found()
+    assert len(clean) >= 7
+    assert "dirty" not in clean
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "figure.json").write_text("{}")  # what a run changes
+    assert found() == clean
+    (tmp_path / "src" / "new.py").write_text("2")
+    assert found() == f"{clean}-dirty"
+    (tmp_path / "src" / "new.py").unlink()
+    (tmp_path / "src" / "common.py").write_text("3")
+    assert found() == f"{clean}-dirty"
+    git("commit", "-q", "-a", "-m", "second")
+    assert common.commit() == f"{clean}-dirty"  # the code that runs was read before
+    common.commit.cache_clear()
+
+
+def test_a_point_names_all_code_that_worked_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("base", "curve", "old"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "old" / "checkpoint.safetensors").touch()
+    now = ["aaa-dirty"]
+    monkeypatch.setattr(common, "commit", lambda: now[0])
+    assert common.commits(tmp_path / "base") == "aaa-dirty"
+    now = ["bbb"]
+    assert common.commits(tmp_path / "curve") == "bbb"
+    assert common.commits(tmp_path / "base", tmp_path / "curve") == "aaa-dirty+bbb"
+    assert common.commits(tmp_path / "old") == "unknown+bbb"

@@ -6,8 +6,8 @@ import pytest
 from tapernet import load, load_data
 from tapernet.cli import main
 from tapernet.errors import ConfigError, FileError
+from tapernet.experiment import common, reproduce
 from tapernet.experiment import curves as module
-from tapernet.experiment import reproduce
 from tapernet.experiment.common import Job
 from tapernet.files import read_json
 from tapernet.measure.accuracy import accuracies
@@ -162,3 +162,15 @@ def test_the_numbers_are_of_the_test_images(folder: Path) -> None:
     budgets = curve["budgets"]
     assert curve["accuracy"][0] == accuracies(net, splits.test.as_float(), splits.test.labels, budgets)
     assert curve["accuracy"][0] != accuracies(net, splits.train.as_float(), splits.train.labels, budgets)
+
+
+def test_weights_of_an_earlier_run_are_not_told_to_be_of_todays_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = yaml_of(folder)
+    path.write_text(path.read_text() + "base: {epochs: 1}\n")
+    for commit in ("aaa-dirty", "bbb"):
+        monkeypatch.setattr(common, "commit", lambda commit=commit: commit)
+        curves = run(folder)["curves"]
+        (folder / "results" / "paper" / "small.json").unlink()
+    assert [curve["commit"] for curve in curves] == [["aaa-dirty+bbb"] * 2] * 2

@@ -10,7 +10,7 @@ from torch import nn
 
 from tapernet.data import ImageData, Splits
 from tapernet.errors import ConfigError
-from tapernet.experiment.common import ModelConfig, input_spec, make_plain, open_teacher
+from tapernet.experiment.common import ModelConfig, commits, input_spec, make_plain, open_teacher
 from tapernet.saving import InputSpec, save
 from tapernet.train.loop import History, fit
 from tapernet.train.recipes import FineTune
@@ -90,6 +90,7 @@ def train_phase(
     )  # fmt: skip
     settings = replace(phase.settings, seed=data.seed)
     teacher = _teacher(phase, data, start)
+    commits(folder)
     history = fit(net, data.train, data.val, recipe, settings, run_dir=folder, teacher=teacher, answers=answers)
     if not (folder / NETWORK).exists():
         save(net, folder / NETWORK, data.spec)
@@ -116,8 +117,13 @@ def new_network(model: ModelConfig, data: Split) -> nn.Module:
 def trained_base(model: ModelConfig, phase: Phase, data: Split, runs: Path) -> nn.Module:
     """The plain network that the curves of one seed start from; trained once, in a folder of its own."""
     net = new_network(model, data)
-    train_phase(net, phase, data, runs / "base" / f"seed{data.seed}", runs / ANSWERS)
+    train_phase(net, phase, data, base_folder(data, runs), runs / ANSWERS)
     return net
+
+
+def base_folder(data: Split, runs: Path) -> Path:
+    """Where `trained_base` works."""
+    return runs / "base" / f"seed{data.seed}"
 
 
 def plain_phase(phase: Phase) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -19,7 +20,7 @@ from tapernet import zoo
 from tapernet.convert.taper import taper
 from tapernet.data import ImageData
 from tapernet.errors import ConfigError, FileError
-from tapernet.files import check_writable, read_json, write_json
+from tapernet.files import check_writable, read_json, write_json, write_text
 from tapernet.nn.net import TaperedNet
 from tapernet.registry import unknown
 from tapernet.saving import InputSpec, load_with_spec
@@ -241,14 +242,32 @@ CODE = ("src", "csrc", "experiments", "CMakeLists.txt", "pyproject.toml", "const
 """What decides a figure. Result files, which a run changes, are not among it."""
 
 
+@cache
 def commit() -> str | None:
-    """The commit of the code that ran, with "-dirty" if the code differs from it; None outside a checkout."""
+    """The commit of the code, "-dirty" if the code differs from it; None outside a checkout. As at the first call."""
     try:
         root = _git("rev-parse", "--show-toplevel")
         changed = _git("-C", root, "status", "--porcelain", "--", *CODE)
         return _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def commits(*folders: Path) -> str | None:
+    """The commits of all code that worked in folders of runs, the present one last: "4a4d7da+8c03a4f".
+
+    Each folder notes them, since a run that was stopped may go on, or be measured, after the code has changed.
+    """
+    found: dict[str, None] = {}
+    for folder in folders:
+        path = folder / "commits"
+        older = "unknown" if any(folder.glob("*.safetensors")) else ""  # of a run before such notes
+        known = (path.read_text() if path.exists() else older).split()
+        if (now := commit()) is not None and now not in known:
+            known.append(now)
+            write_text(path, "\n".join(known) + "\n")
+        found |= dict.fromkeys(known)
+    return "+".join(found) or None
 
 
 def _git(*arguments: str) -> str:

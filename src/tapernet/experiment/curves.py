@@ -11,8 +11,8 @@ from tapernet.budget import TEN_BUDGETS, to_percent
 from tapernet.convert.taper import taper
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
-from tapernet.experiment.base import NETWORK, Phase, Split, new_network, plain_phase, trained_base
-from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, hardware, slug
+from tapernet.experiment.base import NETWORK, Phase, Split, base_folder, new_network, plain_phase, trained_base
+from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commits, hardware, slug
 from tapernet.measure.curve import Curve, evaluate
 from tapernet.nn.net import TaperedNet
 from tapernet.saving import save
@@ -104,9 +104,15 @@ class _Run:
         plain = new_network(model, data) if base is None else trained_base(model, base, data, self.runs)
         net = taper(plain, torch.zeros(1, *data.train.shape), profile=self.config.profile, keep=model.keep)
         settings = replace(self.config.settings, seed=data.seed)
+        commits(folder)
         history = fit(net, data.train, data.val, recipe, settings, run_dir=folder)
         save(net, folder / NETWORK, data.spec)
         return net, history
+
+    def commits(self, *folders: Path) -> str | None:
+        """Of the code that trained in the folders, and before them the base."""
+        base = () if self.experiment.base is None else (base_folder(self.data, self.runs),)
+        return commits(*base, *folders)
 
     def measure(self, net: TaperedNet, budgets: list[float]) -> Curve:
         """The test set, read once."""
@@ -121,6 +127,7 @@ class _Measured:
     macs: list[int]
     minutes: float
     epochs: list[int]
+    commit: str | None
     profile: list[float] | None = None
 
     @staticmethod
@@ -130,17 +137,18 @@ class _Measured:
             return _Measured(
                 [p.accuracy[0] for p in parts], [p.macs[0] for p in parts], sum(p.minutes for p in parts),
                 [sum(p.epochs) for p in parts],
+                run.commits(*(run.folder / f"{to_percent(budget)}" for budget in run.experiment.budgets)),
             )  # fmt: skip
         net, history = run.train(run.config.recipe, run.folder)
         points = run.measure(net, run.experiment.budgets).points
         learned = [round(g, 5) for g in net.profiles()[0].tolist()] if net.profiles() else None
         accuracy, macs = [p.accuracy for p in points], [p.macs for p in points]
-        return _Measured(accuracy, macs, history.minutes, history.epochs, learned)
+        return _Measured(accuracy, macs, history.minutes, history.epochs, run.commits(run.folder), learned)
 
     def append_to(self, curve: dict[str, Any], seed: int) -> None:
         curve["macs"] = self.macs
         for key, value in (("seeds", seed), ("accuracy", self.accuracy), ("minutes", round(self.minutes, 2)),
-                           ("epochs", self.epochs), ("commit", commit()), ("hardware", hardware())):  # fmt: skip
+                           ("epochs", self.epochs), ("commit", self.commit), ("hardware", hardware())):  # fmt: skip
             curve[key].append(value)
         if self.profile is not None:
             curve["learned_profile"] = [*curve.get("learned_profile", []), self.profile]
@@ -154,7 +162,7 @@ def _separate(run: _Run, budget: float) -> _Measured:
     own = IDP(budget, recipe.max_epochs, recipe.patience)
     net, history = run.train(own, run.folder / f"{to_percent(budget)}")
     point = run.measure(net, [budget]).points[0]
-    return _Measured([point.accuracy], [point.macs], history.minutes, history.epochs)
+    return _Measured([point.accuracy], [point.macs], history.minutes, history.epochs, None)
 
 
 def _empty(experiment: Experiment, config: CurveConfig) -> dict[str, Any]:

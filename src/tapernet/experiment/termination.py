@@ -13,8 +13,8 @@ from torch import nn
 
 from tapernet.data import Splits, load_data
 from tapernet.errors import ConfigError
-from tapernet.experiment.base import ANSWERS, Phase, Split, plain_phase, train_phase, trained_base
-from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commit, hardware, slug
+from tapernet.experiment.base import ANSWERS, Phase, Split, base_folder, plain_phase, train_phase, trained_base
+from tapernet.experiment.common import Job, ModelConfig, Results, as_json, chosen, commits, hardware, slug
 from tapernet.experiment.methods import METHODS
 from tapernet.measure.accuracy import accuracies
 from tapernet.measure.macs import total_macs
@@ -133,12 +133,14 @@ class _Start:
         return {
             "seed": self.data.seed, "point": point, **after, "before": before,
             "minutes": round(history.minutes, 2) if history else 0.0,
-            "validation": history.rows[-1]["val"] if history else None, "commit": commit(), "hardware": hardware(),
+            "validation": history.rows[-1]["val"] if history else None, "hardware": hardware(),
+            "commit": commits(base_folder(self.data, self.runs), folder),
         }  # fmt: skip
 
     def _made(self, config: CurveConfig, point: float, path: Path) -> nn.Module:
         """The network of a point before its training."""
         if not path.exists():
+            commits(path.parent)
             base = self._base().eval()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.data.seed)
