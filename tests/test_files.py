@@ -2,8 +2,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,6 +169,24 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write_and_what_is_und
     write_atomically(tmp_path / "a.json", write)
     assert read_json(tmp_path / "a.json") == 1
     assert sorted(os.listdir(tmp_path)) == [".b.json.xyz.part", "a.json"]
+
+
+def test_a_part_that_is_taken_for_a_dead_ones_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its lock another process may remove it."""
+    make, made = tempfile.mkstemp, []
+
+    def removed_once(**arguments: Any) -> tuple[int, str]:
+        handle, name = make(**arguments)
+        if not made:
+            os.unlink(name)
+        made.append(name)
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", removed_once)
+    write_json(tmp_path / "a.json", {"whole": True})
+    assert len(made) == 2
+    assert read_json(tmp_path / "a.json") == {"whole": True}
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "device", "read-only", "nul", "long", ".", "/"])

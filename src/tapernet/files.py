@@ -109,14 +109,17 @@ def _part_beside(target: Path) -> Iterator[Path]:
         with suppress(OSError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".part")
-    part = Path(name)
-    try:
-        with open(handle, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield part
-    finally:
-        part.unlink(missing_ok=True)
+    while True:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".part")
+        part = Path(name)
+        try:
+            with open(handle, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(handle).st_nlink:  # else another process took it for a dead one's before it was locked
+                    yield part
+                    return
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _cannot_write(path: str | Path, error: OSError) -> FileError:
