@@ -1,7 +1,6 @@
 """What users hand over, checked before any work begins. Each function raises an error that names what it was given."""
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -76,14 +75,6 @@ def check_images(name: str, data: object) -> None:
                         f"not {describe(data)}")  # fmt: skip
 
 
-def check_batch(name: str, batch: object) -> None:
-    """Raises DataError unless `batch` is a tensor of one input or more, in floating point."""
-    if not isinstance(batch, Tensor):
-        raise DataError(f"{name} is a tensor of shape (n, ...), not {describe(batch)}")
-    if batch.dim() < 2 or len(batch) == 0 or not batch.is_floating_point():
-        raise DataError(f"{name} is a batch of one input or more in floating point, not {describe(batch)}")
-
-
 def check_scores(
     net: nn.Module, images: Tensor, classes: int, whose: str = "the network", *, spare: bool = False
 ) -> None:
@@ -106,9 +97,8 @@ def check_scores(
         raise DataError(f"the images have shape {shape}, but {whose} takes {net.input_shape}")
     parameter = next(net.parameters(), None)
     images = images[:2].to(None if parameter is None else parameter.device)
-    stand_in: AbstractContextManager[None] = standing_in(net) if isinstance(net, TaperedNet) else nullcontext()
     try:
-        with eval_mode(net), stand_in, torch.no_grad():
+        with eval_mode(net), standing_in(net), torch.no_grad():
             scores = net(images)
     except TapernetError:
         raise

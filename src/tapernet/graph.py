@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 from torch.fx.node import map_aggregate
 
+from tapernet.nn.mode import eval_mode
 from tapernet.nn.prefix import PrefixModule
 from tapernet.nn.switch import Switch
 from tapernet.nn.terminating import TerminatingConv2d
@@ -42,6 +43,12 @@ class Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for a node's value while the model is traced."""
         return _Proxy(node, self)
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The model's graph in eval mode; raises whatever its forward raises on proxies."""
+    with eval_mode(model):
+        return fx.GraphModule(model, Tracer().trace(model))
 
 
 def _may_be_left_out(node: fx.Node) -> bool:

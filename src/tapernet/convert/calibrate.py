@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tapernet.budget import several
 from tapernet.errors import ConfigError
@@ -125,12 +125,14 @@ def calibrated(net: TaperedNet, batches: Iterable[Tensor | Sequence[Tensor]], bu
 
 
 @contextmanager
-def standing_in(net: TaperedNet) -> Iterator[None]:
+def standing_in(net: nn.Module) -> Iterator[None]:
     """Lets the network run in eval mode for the block at the budget that is set, where the values do not matter.
 
-    Batch-norms without statistics for that budget have mean 0 and variance 1 until the block ends.
+    Batch-norms without statistics for that budget have mean 0 and variance 1 until the block ends. A network without a
+    dial has all that it needs.
     """
-    lacking = [layer for layer in net.batch_norms() if layer.key not in layer.keys()]  # noqa: SIM118 (not a dict)
+    norms = net.batch_norms() if isinstance(net, TaperedNet) else ()
+    lacking = [layer for layer in norms if layer.key not in layer.keys()]  # noqa: SIM118 (not a dict)
     keys = [layer.key for layer in lacking]
     try:
         for layer in lacking:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tapernet.errors import TaperError
-from tapernet.graph import Shapes, Tracer, place, shape
+from tapernet.graph import Shapes, place, shape, trace
 from tapernet.nn.switch import Switch
 
 
@@ -216,7 +216,7 @@ def follow(graph: fx.Graph, model: nn.Module, keep: frozenset[nn.Module] = froze
 
 def _trace(model: nn.Module, example: Tensor) -> fx.Graph:
     try:
-        traced = fx.GraphModule(model, Tracer().trace(model))
+        traced = trace(model)
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         raise TaperError(
             f"{type(model).__name__} cannot be traced by torch.fx, so its channels cannot be followed: {error}"

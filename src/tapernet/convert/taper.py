@@ -153,12 +153,14 @@ def _with_prefix_layers(
     for use in uses:
         layer = model.get_submodule(use.path)
         own = copy.deepcopy(layer)
-        prefix: PrefixModule = LAYERS[type(layer)].of(own, _layout(use.inputs, groups), _layout(use.outputs, groups))
+        inputs, outputs = (layout_of(runs, groups) for runs in (use.inputs, use.outputs))
+        prefix: PrefixModule = LAYERS[type(layer)].of(own, inputs, outputs)
         copied[id(layer)] = _versions(prefix, ranges) if len(ranges) > 1 and use.path in ends else prefix
     return copy.deepcopy(model, copied)
 
 
-def _layout(runs: Runs, groups: Mapping[ChannelSet, ChannelGroup]) -> Layout:
+def layout_of(runs: Runs, groups: Mapping[ChannelSet, ChannelGroup]) -> Layout:
+    """The channels of a value in order, those of a set without a group whole."""
     roots = [(run.channels.root(), run.repeat) for run in runs]
     return Layout(tuple(Span(root.size, groups.get(root), repeat) for root, repeat in roots))
 

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tapernet.errors import DataError, TerminationError
-from tapernet.graph import Tracer
+from tapernet.graph import trace as trace_as_it_is
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.net import TaperedNet
 from tapernet.nn.order import EXACT, Termination
@@ -136,8 +136,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         TerminationError: torch.fx cannot trace it.
     """
     try:
-        with eval_mode(model):
-            return fx.GraphModule(model, Tracer().trace(model))
+        return trace_as_it_is(model)
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         raise TerminationError(f"{type(model).__name__} cannot be traced by torch.fx: {error}") from error
 

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from tapernet.engine.functions import drop_idle, reshapes_to_flatten
 from tapernet.errors import ConfigError
-from tapernet.graph import Shapes, Tracer
+from tapernet.graph import Shapes, trace
 from tapernet.nn.mode import eval_mode
 from tapernet.nn.norm import PrefixBatchNorm
 
@@ -25,8 +25,7 @@ def trace_with_shapes(model: nn.Module, example: Tensor) -> fx.GraphModule | str
         ConfigError: the model does not run on the example.
     """
     try:
-        with eval_mode(model):
-            graph = fx.GraphModule(model, Tracer().trace(model))
+        graph = trace(model)
     except Exception as error:  # fx raises whatever the model's forward raises on proxies
         return f"{type(model).__name__} cannot be traced by torch.fx: {error}"
     try:

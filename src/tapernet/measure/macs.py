@@ -1,7 +1,7 @@
 """Multiply-accumulates and parameters of a network at its budget."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -48,8 +48,7 @@ def layer_macs(net: nn.Module, image: Tensor) -> dict[str, Macs]:
     """
     counts: dict[str, Macs] = {}
     # The values that pass do not matter, so statistics that are missing may be any.
-    stand_in: AbstractContextManager[None] = standing_in(net) if isinstance(net, TaperedNet) else nullcontext()
-    with torch.no_grad(), eval_mode(net), stand_in, _every_product_visible(), _counting(net, counts):
+    with torch.no_grad(), eval_mode(net), standing_in(net), _every_product_visible(), _counting(net, counts):
         net(image if _is_batch(net, image) else image[None])
     return counts
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from tapernet.convert.channels import ChannelSet, Runs, Use, find_channels
 from tapernet.convert.rules import LAYERS
+from tapernet.convert.taper import layout_of
 from tapernet.errors import PruningError, TaperError
-from tapernet.nn.group import ChannelGroup, Layout, Span
+from tapernet.nn.group import ChannelGroup
 from tapernet.nn.mode import eval_mode
 
 Reader = nn.Conv2d | nn.Linear
@@ -41,7 +42,9 @@ class Filters:
             raise PruningError(reason) from error
         sets = dict.fromkeys(run.channels.root() for use in self._uses for run in (*use.inputs, *use.outputs))
         self._groups = {s: ChannelGroup(s.name, s.size, ["all-one"]) for s in sets if not s.whole}
-        self._layouts = {id(runs): self._layout(runs) for use in self._uses for runs in (use.inputs, use.outputs)}
+        self._layouts = {
+            id(runs): layout_of(runs, self._groups) for use in self._uses for runs in (use.inputs, use.outputs)
+        }
         # Built while all layers have their full sizes, to which they relate those of the moment.
         self._prefixes = {
             use.path: LAYERS[type(layer)].of(layer, self._layouts[id(use.inputs)], self._layouts[id(use.outputs)])
@@ -96,10 +99,6 @@ class Filters:
         best = score.sort(descending=True, stable=True).indices
         self.remove(path, best[count:].sort().values)
         return best[:count].sort().values
-
-    def _layout(self, runs: Runs) -> Layout:
-        roots = [(run.channels.root(), run.repeat) for run in runs]
-        return Layout(tuple(Span(root.size, self._groups.get(root), repeat) for root, repeat in roots))
 
     def _features(self, runs: Runs, channels: ChannelSet, kept: Tensor) -> Tensor:
         """Which features of a value stay, bool, at its width of the moment."""
