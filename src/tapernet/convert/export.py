@@ -95,8 +95,7 @@ def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
 
         session = InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     except ImportError:
-        from onnx import reference
-
+        reference = need("onnx.reference", "export", "the comparison of an ONNX model")
         session = reference.ReferenceEvaluator(str(path))
     return lambda x: torch.from_numpy(session.run(["scores"], {"images": x.cpu().numpy()})[0])
 
